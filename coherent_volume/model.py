@@ -1,0 +1,154 @@
+"""The values that the whole package speaks in; frozen, without behaviour.
+
+Owns no rule of the protocol and touches neither disk nor clock. Paths are
+shown as ``str`` (decoded with surrogateescape, as Python's own file calls do);
+inside the package an artifact is named by its ``ArtifactKey``, the bytes of
+its path below the root.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal, NewType
+
+__all__ = [
+    "ABSENT_DIGEST",
+    "ArtifactKey",
+    "CheckFinding",
+    "CheckReport",
+    "Commit",
+    "Digest",
+    "Durability",
+    "Observation",
+    "RefusedContent",
+    "SessionInfo",
+    "SessionStatus",
+    "State",
+    "VolumeStatus",
+]
+
+ArtifactKey = NewType("ArtifactKey", bytes)
+"""Path of an artifact below the root: bytes, '/'-separated, no '.', no '..'."""
+
+Digest = NewType("Digest", bytes)
+"""xxh3_128 of an artifact's bytes, 16 bytes. Finds accidents, not malice."""
+
+ABSENT_DIGEST = Digest(b"")
+"""The digest of a generation that says "deleted", and of a name never used."""
+
+Durability = Literal["power", "process"]
+"""What an acknowledged commit survives: a power loss, or kill -9 of everybody."""
+
+State = Literal["M", "E", "S", "I"]
+"""Modified (leased, content staged), Exclusive (leased), Shared, Invalid."""
+
+
+@dataclass(frozen=True, slots=True)
+class Observation:
+    """What a session saw: one generation of one artifact, by number and digest.
+
+    ``data`` is None when nothing changed since the ``known`` that was passed.
+    Generation 0 is a file that was never committed; it is told apart by its
+    digest. ``epoch`` is the ownership epoch at that moment.
+    """
+
+    path: str
+    generation: int
+    digest: str
+    data: bytes | None = field(default=None, repr=False)
+    epoch: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Commit:
+    """An acknowledged commit.
+
+    ``base`` is the generation it succeeds. ``changed`` is False when the
+    content was the head's already, so that no generation was made.
+    ``installed`` is False when the commit stands but the visible file could
+    not be brought up to date yet; the next visitor does it.
+    """
+
+    path: str
+    generation: int
+    digest: str
+    session: str
+    base: int
+    changed: bool = True
+    installed: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class SessionInfo:
+    """Who is reading, and which rule of the ladder said so."""
+
+    name: str
+    kind: Literal["process", "named"]
+    rule: str
+
+
+@dataclass(frozen=True, slots=True)
+class SessionStatus:
+    """A session as others see it. ``last_seen`` is UTC, ISO 8601."""
+
+    name: str
+    kind: str
+    alive: bool
+    pid: int | None
+    command: str
+    observed: int
+    behind: int
+    commits: int
+    last_seen: str
+
+
+@dataclass(frozen=True, slots=True)
+class RefusedContent:
+    """Content of a refused write, kept in ``file`` (a path below the root)."""
+
+    file: str
+    bytes: int
+    refused_at: str
+
+
+@dataclass(frozen=True, slots=True)
+class VolumeStatus:
+    """A still picture of a volume."""
+
+    root: str
+    managed: tuple[str, ...]
+    durability: Durability
+    incarnation: str
+    session: SessionInfo
+    artifacts: int
+    commits: int
+    foreign_edits: int
+    unsettled: tuple[str, ...]
+    sessions: tuple[SessionStatus, ...]
+    refused: tuple[RefusedContent, ...]
+    sidecar_bytes: int
+    object_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class CheckFinding:
+    """One thing that a check found. ``repaired`` says whether it was mended."""
+
+    severity: Literal["note", "damage"]
+    subject: str
+    message: str
+    repaired: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class CheckReport:
+    """The outcome of a check; ``ok`` when no damage is left."""
+
+    root: str
+    artifacts: int
+    generations: int
+    findings: tuple[CheckFinding, ...]
+
+    @property
+    def ok(self) -> bool:
+        return all(f.repaired or f.severity != "damage" for f in self.findings)
