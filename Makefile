@@ -1,0 +1,58 @@
+# Everything runs in the environment .venv, which each target makes when it is missing.
+# PYTHON=python3.12 make test     another interpreter (3.11 or newer)
+# make test ARGS='-k crash -x'    arguments for pytest
+
+PYTHON ?= python3
+ARGS ?=
+RUN := .venv/bin/python
+INCUMBENT := agent-coherence==0.15.0
+
+# The name carries the directory: an environment that was copied or moved along
+# with the checkout would go on importing the sources at the old place.
+PLACE := $(shell pwd -P | cksum | cut -d' ' -f1)
+STAMP := .venv/.installed-$(PLACE)
+INCUMBENT_STAMP := .venv-incumbent/.installed-$(PLACE)
+
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.PHONY: help demo test check bench clean
+.DEFAULT_GOAL := help
+
+help:  ## Show this list.
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' Makefile
+
+demo: $(STAMP)  ## Lose an update without the library, keep it with the library; Python, then two shells.
+	$(RUN) examples/lost_update.py
+	PATH="$(CURDIR)/.venv/bin:$$PATH" bash examples/two_shells.sh
+
+test: check  ## Check, then run all tests.
+	$(RUN) -m pytest $(ARGS)
+
+check: $(STAMP)  ## Lint, layout and types.
+	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check .
+	$(RUN) -m mypy
+
+bench: $(STAMP)  ## Print the benchmark table: ours, plain Python, and the incumbent.
+	@test -f $(INCUMBENT_STAMP) || { \
+	    rm -rf .venv-incumbent && $(PYTHON) -m venv .venv-incumbent \
+	    && .venv-incumbent/bin/python -m pip install --quiet '$(INCUMBENT)' \
+	    && touch $(INCUMBENT_STAMP); \
+	} || { rm -rf .venv-incumbent; echo "$(INCUMBENT) cannot be installed here; its column stays empty."; }
+	$(RUN) -m benchmarks $(ARGS)
+
+clean:  ## Remove the environments and everything that tools left behind.
+	rm -rf .venv .venv-incumbent build dist *.egg-info
+	rm -rf .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(STAMP): pyproject.toml
+	@command -v $(PYTHON) >/dev/null || { \
+	    echo "No $(PYTHON) found. Install Python 3.11 or newer, or name one: make PYTHON=/path/to/python3" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	    echo "$$($(PYTHON) --version) is too old: Python 3.11 or newer is needed. Name one: make PYTHON=python3.12" >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
+	    echo "$(PYTHON) cannot make a virtual environment (no ensurepip). On Debian and Ubuntu: apt-get install python3-venv" >&2; exit 1; }
+	$(PYTHON) -m venv --clear .venv
+	$(RUN) -m pip install --quiet --editable '.[dev]'
+	@touch $@
