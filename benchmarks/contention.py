@@ -38,7 +38,7 @@ class Tally:
         """Add one round; *final* is the number that the file held at its end."""
         counts = [report["acknowledged"] for report in reports]
         self.rates.append(sum(counts) / max(report["elapsed"] for report in reports))
-        self.fairness.append(min(counts) / max(max(counts), 1))
+        self.fairness.append(min(counts) / max(*counts, 1))
         self.given_up += sum(report["given_up"] for report in reports)
         self.wrong += abs(final - sum(counts))
         self.slowest = max(self.slowest, *(report["slowest"] for report in reports))
@@ -139,10 +139,10 @@ def _rows_of(durability: Durability, processes: int, tallies: dict[str, Tally]) 
         f"counter-fairness-{durability}/{processes}",
         f"  least / most of a process, {processes}",
         "x",
-        min(flock.fairness),
-        min(own.fairness),
+        spread_of(flock.fairness).median,
+        spread_of(own.fairness).median,
         target=FAIRNESS,
-        incumbent=f"{min(theirs.fairness):.2f} least/most" if theirs else "",
+        incumbent=f"{spread_of(theirs.fairness).median:.2f} least/most" if theirs else "",
     )
     slow = Row(
         f"counter-slowest-{durability}/{processes}",

@@ -75,9 +75,9 @@ class Incumbent:
         reports = self._run(root, "counter", [{"seconds": seconds}] * processes)
         return reports, int(counter.read_bytes())
 
-    def read_all(self, root: Path, names: list[str]) -> tuple[float, float]:
-        """Return the seconds to open and the ratio to plain of reading every name."""
-        (found,) = self._run(root, "scale", [{"names": names}])
+    def read_all(self, root: Path) -> tuple[float, float]:
+        """Return the seconds to open and the ratio to plain of reading every file."""
+        (found,) = self._run(root, "scale", [{}])
         return found["open"], found["ratio"]
 
     def import_commands(self) -> dict[str, list[str]]:

@@ -151,7 +151,11 @@ def scale(root: str, job: dict[str, Any]) -> None:
     """Print the time of opening, and of reading every file once both ways."""
     print("ready", flush=True)
     sys.stdin.readline()
-    names = job["names"]
+    names = sorted(
+        os.path.relpath(os.path.join(directory, file), root)
+        for directory, _, files in os.walk(os.path.join(root, "files"))
+        for file in files
+    )
     start = time.perf_counter()
     for name in names:
         plain.read(os.path.join(root, name))

@@ -11,6 +11,7 @@ import fcntl
 import os
 from collections.abc import Callable
 from types import TracebackType
+from typing import Self
 
 __all__ = [
     "LockedCounter",
@@ -120,7 +121,7 @@ class LockedCounter:
         finally:
             fcntl.flock(self._lock, fcntl.LOCK_UN)
 
-    def __enter__(self) -> LockedCounter:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(

@@ -38,7 +38,8 @@ def _volume_of(context: Context, count: int, incumbent: Incumbent | None) -> lis
         context.progress(f"{count:,} artifacts: incumbent")
         beside = context.fresh_directory("incumbent")
         try:
-            opening, ratio = incumbent.read_all(beside, ours.lay_out(beside, count, content))
+            ours.lay_out(beside, count, content)
+            opening, ratio = incumbent.read_all(beside)
         except WorkerFailedError as error:
             context.notes.append(f"incumbent, {count:,} artifacts: {error}")
             incumbent = None
@@ -52,6 +53,7 @@ def _volume_of(context: Context, count: int, incumbent: Incumbent | None) -> lis
         rows[0].incumbent = f"{opening * 1e3:.1f} ms"
     rows.append(_read_all(context, root, names, f"committed, {count:,}"))
     rows.append(_read_again(context, root, names, count))
+    rows.append(_read_one(context, root, names, count))
     return rows
 
 
@@ -98,12 +100,25 @@ def _read_again(context: Context, root: Path, names: list[str], count: int) -> R
         return _row(f"read all again, unchanged, {count:,}", context, paths, again, None)
 
 
+def _read_one(context: Context, root: Path, names: list[str], count: int) -> Row:
+    name = names[len(names) // 2]
+
+    def through_a_fresh_volume(_: int) -> None:
+        with ours.open_volume(root) as volume:
+            volume.read(name)
+
+    title = f"open, read one of {count:,}, close"
+    plan = Plan(max(5, context.settings.scale_blocks), 5)
+    return _row(title, context, [str(root / name)], through_a_fresh_volume, None, plan)
+
+
 def _row(
     title: str,
     context: Context,
     paths: list[str],
     operation: Callable[[int], None],
     target: Target | None,
+    plan: Plan | None = None,
 ) -> Row:
     def plainly(_: int) -> None:
         for path in paths:
@@ -114,7 +129,7 @@ def _row(
             plain.read_bare(path, KIB)
 
     arms = [Arm("plain", plainly), Arm("bare", barely), Arm("ours", operation)]
-    plan = Plan(context.settings.scale_blocks, 1)
+    plan = plan or Plan(context.settings.scale_blocks, 1)
     samples: Samples = interleave(arms, plan, context.rng)
     return Row(
         title.replace(" ", "-"),

@@ -24,7 +24,7 @@ class Settings:
     write_blocks: int = 15
     processes: tuple[int, ...] = (1, 2, 4, 8)
     counter_rounds: int = 3
-    counter_seconds: float = 1.5
+    counter_seconds: float = 2.5
     artifact_counts: tuple[int, ...] = (1_000, 10_000)
     scale_blocks: int = 3
     startup_runs: int = 15
@@ -37,7 +37,7 @@ class Settings:
             read_blocks=5,
             write_blocks=4,
             counter_rounds=1,
-            counter_seconds=0.6,
+            counter_seconds=0.8,
             artifact_counts=(1_000,),
             scale_blocks=1,
             startup_runs=4,
