@@ -20,6 +20,8 @@ agents retry more often on text that changes.
 
 from __future__ import annotations
 
+import errno
+import os
 from typing import Any, ClassVar
 
 __all__ = [
@@ -46,6 +48,8 @@ __all__ = [
     "UnconfirmedError",
     "UnsupportedFilesystemError",
     "UsageError",
+    "from_os_error",
+    "printable",
 ]
 
 
@@ -132,6 +136,15 @@ class ConflictError(CoherenceError):
 
     reason = "conflict"
     default_advice = "Read it again (reacquire), derive your change anew, and write."
+
+    def keep(self, kept: str | None) -> None:
+        """Note where the refused content is kept (a path below the root)."""
+        self.fields["kept"] = kept
+
+    def __str__(self) -> str:
+        text = super().__str__()
+        kept = self.fields.get("kept")
+        return f"{text}\nYour content is kept in {kept}" if kept else text
 
 
 class StaleGenerationError(ConflictError):
@@ -299,3 +312,31 @@ class DamagedError(CoherenceError):
 
     reason = "damaged"
     default_advice = "Keep the directory as it is and run: coherent check --repair"
+
+
+# ── from the operating system ────────────────────────────────────────────────
+
+_DENIED = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
+_MISPLACED = frozenset({errno.ENOTDIR, errno.EISDIR})
+
+
+def from_os_error(error: OSError, path: str | None, step: str) -> CoherenceError:
+    """The error of this package for an *error* of the system before any commit.
+
+    Nothing was changed: every caller raises it before the commit point.
+    """
+    number = error.errno
+    reason = os.strerror(number) if number else str(error)
+    if number in _DENIED:
+        return NotPermittedError(f"could not {step}: {reason}", path=path, errno=number)
+    if number == errno.ENAMETOOLONG:
+        return UsageError(
+            f"could not {step}: {reason}",
+            path=path,
+            advice="A name has at most 255 bytes, a path at most 4095.",
+        )
+    if number in (errno.EXDEV, errno.ELOOP):
+        return OutsideRootError("a symbolic link on the way is not followed", path=path)
+    if number in _MISPLACED:
+        return NotRegularFileError(f"could not {step}: {reason}", path=path, found="a directory")
+    return StorageError(f"could not {step}: {reason}", path=path, step=step, errno=number)

@@ -19,6 +19,7 @@ __all__ = [
     "Commit",
     "Digest",
     "Durability",
+    "LogEntry",
     "Observation",
     "RefusedContent",
     "SessionInfo",
@@ -76,6 +77,24 @@ class Commit:
     base: int
     changed: bool = True
     installed: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class LogEntry:
+    """One commit, foreign edit or adopted baseline. ``at`` is UTC, ISO 8601.
+
+    ``seq`` orders all commits of the volume. ``digest`` is empty for a deletion.
+    """
+
+    seq: int
+    path: str
+    generation: int
+    base: int
+    kind: str
+    session: str
+    at: str
+    size: int
+    digest: str
 
 
 @dataclass(frozen=True, slots=True)

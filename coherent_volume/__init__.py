@@ -1,0 +1,94 @@
+"""coherent_volume: many sessions edit one directory, and no update is lost.
+
+The map of layers, imports pointing down::
+
+    volume                                   the façade
+    operations  artifact_io  overview  checkup  maintenance
+    reading  commit                          the two protocols
+    gating  recovery  install                under the gate
+    forking  layout  parts                   one opened volume
+    session                                  who is reading
+    sidecar  ledger  database                the records
+    staging  files  locks  paths             the operating system
+    syscalls  identity  globs  digest  config  records
+    model  errors                            the words
+"""
+
+from coherent_volume.errors import (
+    AlreadyExistsError,
+    BusyError,
+    ClosedError,
+    CoherenceError,
+    ConfigurationError,
+    ConflictError,
+    DamagedError,
+    FencedError,
+    ForeignEditError,
+    LeasedError,
+    LinkedArtifactError,
+    NotFoundError,
+    NotManagedError,
+    NotObservedError,
+    NotPermittedError,
+    NotRegularFileError,
+    OutsideRootError,
+    StaleGenerationError,
+    StorageError,
+    UnavailableError,
+    UnconfirmedError,
+    UnsupportedFilesystemError,
+    UsageError,
+)
+from coherent_volume.layout import find_root, initialise
+from coherent_volume.model import (
+    CheckFinding,
+    CheckReport,
+    Commit,
+    LogEntry,
+    Observation,
+    RefusedContent,
+    SessionInfo,
+    SessionStatus,
+    VolumeStatus,
+)
+from coherent_volume.volume import CoherentVolume
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "AlreadyExistsError",
+    "BusyError",
+    "CheckFinding",
+    "CheckReport",
+    "ClosedError",
+    "CoherenceError",
+    "CoherentVolume",
+    "Commit",
+    "ConfigurationError",
+    "ConflictError",
+    "DamagedError",
+    "FencedError",
+    "ForeignEditError",
+    "LeasedError",
+    "LinkedArtifactError",
+    "LogEntry",
+    "NotFoundError",
+    "NotManagedError",
+    "NotObservedError",
+    "NotPermittedError",
+    "NotRegularFileError",
+    "Observation",
+    "OutsideRootError",
+    "RefusedContent",
+    "SessionInfo",
+    "SessionStatus",
+    "StaleGenerationError",
+    "StorageError",
+    "UnavailableError",
+    "UnconfirmedError",
+    "UnsupportedFilesystemError",
+    "UsageError",
+    "VolumeStatus",
+    "find_root",
+    "initialise",
+]

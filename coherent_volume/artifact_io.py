@@ -1,0 +1,148 @@
+"""File objects over artifacts: reading one generation, writing the next.
+
+Owns what ``open`` returns. A reader sees one generation, whatever happens
+meanwhile. A writer collects privately and commits once, when its with-block
+ends or it is closed; when the block raises, nothing is committed.
+"""
+
+from __future__ import annotations
+
+import io
+import tempfile
+import warnings
+from types import TracebackType
+from typing import IO, TYPE_CHECKING, Any, BinaryIO
+
+from coherent_volume.errors import UsageError
+from coherent_volume.files import Look, chunks_of
+from coherent_volume.model import Commit
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from coherent_volume.paths import PathArgument
+
+__all__ = ["deliver", "open_artifact"]
+
+_MODES = ("r", "rb", "w", "wb", "a", "ab", "x", "xb")
+_IN_MEMORY_MAX = 16 << 20  # a writer's content beyond this goes to a temporary file
+
+
+def deliver(look: Look, sink: BinaryIO) -> None:
+    """Write all that *look* saw to *sink*, and flush it."""
+    if look.data is not None:
+        sink.write(look.data)
+    else:
+        sink.writelines(chunks_of(look.descriptor))
+    sink.flush()
+
+
+def open_artifact(volume: Any, path: PathArgument, mode: str, encoding: str) -> IO[Any]:
+    """A file object over *path* in *mode*; see ``CoherentVolume.open``."""
+    if mode not in _MODES:
+        raise UsageError(f"mode must be one of {', '.join(_MODES)}, not {mode!r}")
+    binary = mode.endswith("b")
+    if mode[0] == "r":
+        snapshot = tempfile.SpooledTemporaryFile(max_size=_IN_MEMORY_MAX)  # noqa: SIM115
+        volume.read_to(path, snapshot)
+        snapshot.seek(0)
+        reader: Any = io.BufferedReader(snapshot)  # type: ignore[type-var]
+        return reader if binary else io.TextIOWrapper(reader, encoding=encoding)
+    writer = _Writer(_commit_of(volume, path, mode[0]))
+    return writer if binary else _TextWriter(writer, encoding)  # type: ignore[return-value]
+
+
+def _commit_of(volume: Any, path: PathArgument, mode: str) -> Callable[[BinaryIO], Commit]:
+    """What closing a writer does; the base is fixed now, not at the end."""
+    if mode == "x":
+        return lambda content: volume.create_from(path, content)
+    if mode == "a":
+        return lambda content: volume.append(path, content.read())
+    base = volume.view_of(path)
+    if base is None:
+        return lambda content: volume.write_from(path, content)
+    return lambda content: volume.write_from(path, content, base=base)
+
+
+class _Writer(io.BufferedIOBase):
+    """Collects bytes; ``close`` commits them, an exception in the block discards."""
+
+    def __init__(self, commit: Callable[[BinaryIO], Commit]) -> None:
+        self._commit = commit
+        self._content = tempfile.SpooledTemporaryFile(max_size=_IN_MEMORY_MAX)  # noqa: SIM115
+        self.commit: Commit | None = None
+        """The commit that closing made."""
+
+    def writable(self) -> bool:
+        """Always; it can do nothing else."""
+        return True
+
+    def write(self, data: Any, /) -> int:
+        """Add *data*; nothing is visible to anybody yet."""
+        if self.closed:
+            raise ValueError("write to a closed file")
+        return self._content.write(data)
+
+    def tell(self) -> int:
+        """How many bytes have been written."""
+        return self._content.tell()
+
+    def discard(self) -> None:
+        """Close without a commit."""
+        if not self.closed:
+            self._content.close()
+            super().close()
+
+    def close(self) -> None:
+        """Commit what was written; raises what the commit raises, once."""
+        if self.closed:
+            return
+        self._content.seek(0)
+        try:
+            self.commit = self._commit(self._content)  # type: ignore[arg-type]
+        finally:
+            self.discard()
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if kind is None:
+            self.close()
+        else:
+            self.discard()
+
+    def __del__(self) -> None:
+        # Never commit by garbage collection: nobody could be told of a refusal.
+        if not self.closed:
+            warnings.warn("a writer was dropped unclosed: discarded", ResourceWarning, stacklevel=2)
+            self.discard()
+
+
+class _TextWriter(io.TextIOWrapper):
+    """Text over a ``_Writer``, with the same ends."""
+
+    def __init__(self, writer: _Writer, encoding: str) -> None:
+        super().__init__(writer, encoding=encoding, newline="")  # type: ignore[type-var]
+        self._writer = writer
+
+    @property
+    def commit(self) -> Commit | None:
+        """The commit that closing made."""
+        return self._writer.commit
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if kind is not None:
+            self._writer.discard()
+            return
+        self.close()
+
+    def __del__(self) -> None:
+        self._writer.__del__()

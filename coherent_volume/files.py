@@ -1,0 +1,267 @@
+"""The visible files: opening, leasing, reading, hashing. Never writing them.
+
+Owns every look at managed bytes. A look happens under a kernel read lease
+where one can be had: nobody has the file open for writing when the lease is
+granted, and whoever opens it later waits until we let go, so the bytes are
+never half-written (I5, I8). Where no lease can be had (the file belongs to
+another user, the file system has none) two identical looks take its place.
+
+Known limit: a lease is refused to those who own neither the file nor
+CAP_LEASE; then a writer that keeps the file open and writes more slowly than
+the two looks are apart can still be seen half-way.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import signal
+import stat
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from coherent_volume.digest import digest_of, digest_of_chunks
+from coherent_volume.errors import BusyError, NotRegularFileError
+from coherent_volume.identity import describe_holder_of_file
+from coherent_volume.model import ABSENT_DIGEST, ArtifactKey, Digest
+from coherent_volume.paths import kind_of, shown
+from coherent_volume.syscalls import openat2
+
+__all__ = [
+    "CHUNK",
+    "HELD_OPEN_WAIT_S",
+    "IN_MEMORY_MAX",
+    "RACY_NS",
+    "Fingerprint",
+    "Look",
+    "SymlinkFound",
+    "WriterPresent",
+    "chunks_of",
+    "lease_unbroken",
+    "look",
+    "patient",
+    "read_exactly",
+    "take_lease",
+]
+
+CHUNK = 1 << 20
+IN_MEMORY_MAX = 16 << 20
+"""Content above this many bytes is streamed and never kept in memory."""
+
+RACY_NS = 20_000_000
+"""A fingerprint taken this soon after a change proves nothing: a second change
+within one tick of the clock would leave it the same."""
+
+HELD_OPEN_WAIT_S = 0.5
+_PAUSE_S = 0.002
+_LOOKS_MAX = 10
+
+_OPEN = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY
+_F_SETLEASE = fcntl.F_SETLEASE
+_F_SETSIG = fcntl.F_SETSIG
+# The default signal of a lease, SIGIO, kills a process that has no handler.
+# SIGURG is ignored by default.
+_SIGNAL = int(signal.SIGURG)
+
+
+class SymlinkFound(Exception):
+    """A symbolic link stands on the way; the caller follows it on purpose."""
+
+
+class WriterPresent(Exception):
+    """Somebody has the file open for writing; (device, inode) in args."""
+
+
+class Fingerprint(NamedTuple):
+    """What must be equal for a file to be unchanged since a look."""
+
+    device: int
+    inode: int
+    size: int
+    mtime_ns: int
+    ctime_ns: int
+
+
+@dataclass(slots=True)
+class Look:
+    """One look at a visible file; ``descriptor`` is open until ``close``.
+
+    ``data`` is None when the content is too large to keep. ``leased`` says
+    that the look happened under a kernel lease, which ``descriptor`` holds.
+    """
+
+    descriptor: int
+    stat: os.stat_result
+    digest: Digest
+    data: bytes | None
+    leased: bool
+
+    @property
+    def exists(self) -> bool:
+        return self.descriptor >= 0
+
+    @property
+    def fingerprint(self) -> Fingerprint:
+        found = self.stat
+        return Fingerprint(
+            found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
+        )
+
+    @property
+    def trustworthy(self) -> bool:
+        """Whether an equal fingerprint will prove equal bytes from now on."""
+        newest = max(self.stat.st_mtime_ns, self.stat.st_ctime_ns)
+        return self.leased and time.time_ns() - newest > RACY_NS
+
+    def close(self) -> None:
+        """Let go of the file, and with it of the lease."""
+        if self.descriptor >= 0:
+            os.close(self.descriptor)
+            self.descriptor = -1
+
+    def take_descriptor(self) -> int:
+        """Hand the open descriptor to the caller, who closes it."""
+        descriptor, self.descriptor = self.descriptor, -1
+        return descriptor
+
+
+_NOTHING = os.stat_result((0,) * 10)
+
+
+def absent() -> Look:
+    """The look at a name that does not exist."""
+    return Look(-1, _NOTHING, ABSENT_DIGEST, None, leased=False)
+
+
+def look(root: int, key: ArtifactKey, *, keep: bool = True) -> Look:
+    """Open *key* below *root*, and read and hash it as one consistent whole.
+
+    With *keep* the content is kept when it is not too large. Raises
+    WriterPresent, SymlinkFound, NotRegularFileError, OSError.
+    """
+    try:
+        descriptor = openat2(root, key, _OPEN)
+    except FileNotFoundError:
+        return absent()
+    except OSError as error:
+        if error.errno == errno.ENOTDIR:
+            return absent()
+        if error.errno == errno.ELOOP:
+            raise SymlinkFound from None
+        if error.errno == errno.ENXIO:
+            raise NotRegularFileError(
+                "a socket stands where the artifact should be", path=shown(key), found="a socket"
+            ) from None
+        raise
+    try:
+        return look_at(descriptor, key, keep=keep)
+    except BaseException:
+        os.close(descriptor)
+        raise
+
+
+def look_at(descriptor: int, key: bytes, *, keep: bool = True) -> Look:
+    """As ``look``, at an open file; the Look takes *descriptor* over."""
+    leased = take_lease(descriptor)
+    found = os.fstat(descriptor)
+    if not stat.S_ISREG(found.st_mode):
+        what = kind_of(found.st_mode)
+        raise NotRegularFileError(
+            f"{what} stands where the artifact should be", path=shown(key), found=what
+        )
+    for _ in range(_LOOKS_MAX):
+        if keep and found.st_size <= IN_MEMORY_MAX:
+            data: bytes | None = read_exactly(descriptor, found.st_size)
+            digest = digest_of(data)  # type: ignore[arg-type]
+        else:
+            data = None
+            digest = digest_of_chunks(chunks_of(descriptor))
+        if leased:
+            return Look(descriptor, found, digest, data, leased=True)
+        # No lease: look once more, apart in time if the file is fresh.
+        if time.time_ns() - max(found.st_mtime_ns, found.st_ctime_ns) < RACY_NS:
+            time.sleep(RACY_NS / 1e9)
+        again = os.fstat(descriptor)
+        if _same(found, again):
+            return Look(descriptor, found, digest, data, leased=False)
+        found = again
+    # It changes faster than it can be looked at: somebody is writing it.
+    raise WriterPresent(found.st_dev, found.st_ino)
+
+
+def _same(one: os.stat_result, two: os.stat_result) -> bool:
+    return (one.st_size, one.st_mtime_ns, one.st_ctime_ns) == (
+        two.st_size,
+        two.st_mtime_ns,
+        two.st_ctime_ns,
+    )
+
+
+def take_lease(descriptor: int) -> bool:
+    """Take a read lease; False where leases cannot be had.
+
+    Raises WriterPresent when somebody has the file open for writing, through a
+    descriptor or a shared mapping. The lease ends with *descriptor*.
+    """
+    try:
+        fcntl.fcntl(descriptor, _F_SETSIG, _SIGNAL)
+        fcntl.fcntl(descriptor, _F_SETLEASE, fcntl.F_RDLCK)
+    except OSError as error:
+        if error.errno == errno.EAGAIN:
+            found = os.fstat(descriptor)
+            raise WriterPresent(found.st_dev, found.st_ino) from None
+        # EACCES: not the owner. EINVAL: not a regular file, or the file
+        # system has no leases. ENOLCK: the table is full.
+        return False
+    return True
+
+
+def lease_unbroken(descriptor: int) -> bool:
+    """Whether nobody has asked to write since the lease was taken."""
+    return fcntl.fcntl(descriptor, fcntl.F_GETLEASE) == fcntl.F_RDLCK
+
+
+def read_exactly(descriptor: int, size: int) -> bytes:
+    """The first *size* bytes of the file, fewer if it ends before."""
+    data = os.pread(descriptor, size, 0)
+    if len(data) == size:
+        return data
+    parts = [data]
+    while data and (done := sum(map(len, parts))) < size:
+        data = os.pread(descriptor, min(size - done, 1 << 30), done)
+        parts.append(data)
+    return b"".join(parts)
+
+
+def chunks_of(descriptor: int) -> Iterator[bytes]:
+    """The whole file in chunks, without moving its offset."""
+    offset = 0
+    while chunk := os.pread(descriptor, CHUNK, offset):
+        yield chunk
+        offset += len(chunk)
+
+
+@contextlib.contextmanager
+def patient(key: ArtifactKey, deadline: float) -> Iterator[None]:
+    """Turn WriterPresent into a short pause, and past *deadline* into BusyError.
+
+    The caller runs the block again after each pause; it holds no lock while
+    it waits. *deadline* is on the monotonic clock.
+    """
+    try:
+        yield
+    except WriterPresent as found:
+        if time.monotonic() < deadline:
+            time.sleep(_PAUSE_S)
+            return
+        holder = describe_holder_of_file(*found.args)
+        raise BusyError(
+            f"the file is held open for writing by {holder}",
+            path=shown(key),
+            advice="Wait until it is closed, then try again. Nothing was changed.",
+            holder=holder,
+        ) from None

@@ -1,0 +1,79 @@
+"""Under the gate: the settled heads of some artifacts, or a bounded wait.
+
+Owns the loop around recovery. Whatever must be waited for (an editor that
+holds the file open, a name that is absent for a moment) is waited for with the
+gate free, because peers of other artifacts share it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Iterator, Sequence
+
+from coherent_volume import points
+from coherent_volume.files import HELD_OPEN_WAIT_S, WriterPresent, patient
+from coherent_volume.locks import GATE_WAIT_S
+from coherent_volume.model import ArtifactKey
+from coherent_volume.parts import VolumeParts
+from coherent_volume.recovery import Head, Vanished, settle
+
+__all__ = ["ABSENCE_S", "settled_heads"]
+
+ABSENCE_S = 0.1
+"""A name must be absent for this long to count as deleted: tools that save by
+unlink and create (git does) leave a hole, and adopting it at once made 3 of
+226 checkouts fail."""
+
+_POLL_S = 0.005
+
+
+@contextlib.contextmanager
+def settled_heads(parts: VolumeParts, keys: Sequence[ArtifactKey]) -> Iterator[list[Head]]:
+    """Hold the gate, with every artifact of *keys* settled, during the block.
+
+    All keys are taken under one gate, so no order of them can deadlock.
+    Raises BusyError, and whatever recovery raises.
+    """
+    parts.announce()  # recovery may stage: peers must see that we live
+    deadline = time.monotonic() + HELD_OPEN_WAIT_S
+    gone_for_sure: set[ArtifactKey] = set()
+    while True:
+        heads: list[Head] = []
+        blocked: WriterPresent | Vanished | None = None
+        with parts.gate.held(GATE_WAIT_S):
+            try:
+                points.reached("gate_acquired")
+                parts.sidecar.database.verify()
+                key = keys[0]
+                try:
+                    for key in keys:
+                        heads.append(settle(parts, key, absent_for_sure=key in gone_for_sure))
+                except (WriterPresent, Vanished) as reason:
+                    blocked = reason
+                else:
+                    points.reached("checked")
+                    yield heads
+                    return
+            finally:
+                for head in heads:
+                    head.look.close()
+        if isinstance(blocked, Vanished):
+            if _stays_absent(parts, key):
+                gone_for_sure.add(key)
+        elif blocked is not None:
+            with patient(key, deadline):
+                raise blocked
+
+
+def _stays_absent(parts: VolumeParts, key: ArtifactKey) -> bool:
+    until = time.monotonic() + ABSENCE_S
+    while time.monotonic() < until:
+        try:
+            os.stat(key, dir_fd=parts.root.descriptor, follow_symlinks=False)
+        except OSError:
+            time.sleep(_POLL_S)
+        else:
+            return False
+    return True

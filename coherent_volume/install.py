@@ -1,0 +1,254 @@
+"""Installing: the visible file becomes the published generation, or the race is told.
+
+Owns the exchange of a staged inode with a visible one, its verification, and
+the way back when a foreign edit raced it. Runs under the gate, after the
+commit point; whatever happens here the commit stands. Upholds I6 and I8: a
+displaced inode is either exactly the one that was judged under the gate, or
+its bytes become a generation before anything else happens to them.
+"""
+
+from __future__ import annotations
+
+import enum
+import os
+from dataclasses import replace
+
+from coherent_volume import points
+from coherent_volume.files import (
+    Look,
+    WriterPresent,
+    lease_unbroken,
+    look_at,
+)
+from coherent_volume.model import ABSENT_DIGEST, ArtifactKey
+from coherent_volume.parts import VolumeParts, now_ns
+from coherent_volume.records import (
+    OUTSIDE,
+    ArtifactRow,
+    InstallRow,
+    Previous,
+    Publication,
+    Staged,
+)
+from coherent_volume.syscalls import RENAME_EXCHANGE, RENAME_NOREPLACE, renameat2
+
+__all__ = [
+    "DISPLACED_STAY_NS",
+    "Outcome",
+    "install",
+    "install_row",
+    "keep_history",
+    "previous_of",
+    "publish",
+    "put_back",
+]
+
+DISPLACED_STAY_NS = 50_000_000
+"""How long a displaced inode is left alone: an editor that resolved the name
+just before the exchange may open it for writing a moment later."""
+
+
+class Outcome(enum.Enum):
+    """How an install ended."""
+
+    DONE = "done"
+    RACED = "raced"
+    """A foreign inode was displaced; it is in staging now."""
+    GONE = "gone"
+    """The name vanished, or was taken, before the exchange; nothing was moved."""
+
+
+def previous_of(look: Look) -> Previous | None:
+    """What an install must find at the visible name: what *look* saw there."""
+    if not look.exists:
+        return None
+    found = look.stat
+    return Previous(found.st_ino, found.st_mtime_ns, found.st_ctime_ns, found.st_size)
+
+
+def install_row(
+    parts: VolumeParts,
+    stage: str,
+    staged: Staged | None,
+    previous: Previous | None,
+    row: ArtifactRow | None,
+    generation: int,
+) -> InstallRow:
+    """The record of an install of *generation* over what *row* says is current."""
+    return InstallRow(
+        stage=stage,
+        artifact=row.id if row else 0,
+        generation=generation,
+        staged=staged,
+        previous=previous,
+        previous_digest=row.digest if row else ABSENT_DIGEST,
+        boot=parts.boot,
+        started_ns=now_ns(),
+    )
+
+
+def publish(parts: VolumeParts, publications: list[Publication]) -> list[ArtifactRow]:
+    """Publish all or none; the rows as they are now. The commit point."""
+    parts.dropped_objects.extend(
+        parts.sidecar.publish(publications, parts.boot, parts.config.retention)
+    )
+    rows = []
+    for new in publications:
+        if new.row is not None:
+            row = replace(
+                new.row,
+                generation=new.generation,
+                digest=new.digest,
+                size=new.size,
+                boot=parts.boot,
+            )
+        else:
+            found = parts.sidecar.artifact(new.key, gated=True)
+            assert found is not None  # noqa: S101 - inserted by this very transaction
+            row = found
+        rows.append(row)
+    return rows
+
+
+def keep_history(parts: VolumeParts, look: Look) -> tuple[bytes | None, str | None]:
+    """How the history keeps what *look* saw: in the row, or as an object."""
+    if not look.exists:
+        return None, None
+    if look.data is not None and len(look.data) <= parts.staging.inline_max:
+        return look.data, None
+    return None, parts.staging.keep_object(look.descriptor, look.digest)
+
+
+def install(
+    parts: VolumeParts, key: ArtifactKey, record: InstallRow, leased: Look | None
+) -> Outcome:
+    """Make the published generation visible and verify what was displaced.
+
+    *leased* is the look under which the displaced file was judged; its lease
+    proves that nobody opened the file for writing meanwhile. May raise
+    OSError: then nothing was moved, and the next visitor installs.
+    """
+    points.reached("before_install")
+    with parts.root.parent_of(key, make=record.staged is not None) as (folder, name):
+        try:
+            _move(parts, folder, name, record)
+        except (FileNotFoundError, FileExistsError):
+            return Outcome.GONE
+        # Crash here: installed but not verified. A displaced inode that is not
+        # the recorded one is found in staging by recovery and published.
+        points.reached("installed")
+        if parts.durable:
+            parts.unsynced_directories.add(key.rpartition(b"/")[0])
+    if record.previous is None or _displaced_as_judged(parts, record, leased):
+        points.reached("verified")
+        parts.displaced.append((record, now_ns() + DISPLACED_STAY_NS))
+        return Outcome.DONE
+    points.reached("race_found")
+    return Outcome.RACED
+
+
+def _move(parts: VolumeParts, folder: int, name: bytes, record: InstallRow) -> None:
+    stage = record.stage.encode()
+    staging = parts.staging.staging
+    if record.staged is None:
+        renameat2(folder, name, staging, stage, RENAME_NOREPLACE)
+    elif record.previous is None:
+        renameat2(staging, stage, folder, name, RENAME_NOREPLACE)
+    else:
+        renameat2(staging, stage, folder, name, RENAME_EXCHANGE)
+
+
+def _displaced_as_judged(parts: VolumeParts, record: InstallRow, leased: Look | None) -> bool:
+    displaced = parts.staging.look(record.stage)
+    previous = record.previous
+    if displaced is None or previous is None or displaced.st_ino != previous.inode:
+        return False
+    if (displaced.st_mtime_ns, displaced.st_size) != (previous.mtime_ns, previous.size):
+        return False
+    # An opener that waits for our lease has not written yet, but will, into the
+    # inode it has resolved: that one must become visible again.
+    return leased is None or not leased.leased or lease_unbroken(leased.descriptor)
+
+
+def put_back(
+    parts: VolumeParts, key: ArtifactKey, row: ArtifactRow, record: InstallRow
+) -> ArtifactRow:
+    """A foreign edit raced the install: publish it and make it visible again.
+
+    The displaced inode, now in staging, becomes the next generation before it
+    is moved, so that a crash in between loses nothing; the same inode returns
+    to its name, because its editor may hold it open. Whatever that displaces in
+    turn is verified like any install, and published too if it is foreign.
+    Returns the artifact's row afterwards.
+    """
+    while True:
+        descriptor = parts.staging.open_stage(record.stage)
+        try:
+            foreign = look_at(descriptor, key)
+        except WriterPresent:
+            os.close(descriptor)
+            # Being written at this moment: its bytes are no whole yet. Back
+            # with it unpublished; the next look waits for the writer.
+            _swap_back(parts, key, record)
+            return row
+        except BaseException:
+            os.close(descriptor)
+            raise
+        try:
+            content, stored = keep_history(parts, foreign)
+            found = foreign.stat
+            back = replace(
+                record,
+                generation=row.generation + 1,
+                artifact=row.id,
+                staged=Staged(found.st_ino, found.st_mtime_ns),
+                previous=_visible(parts, key),
+                previous_digest=row.digest,
+            )
+            (row,) = publish(
+                parts,
+                [
+                    Publication(
+                        key,
+                        row,
+                        row.generation + 1,
+                        "foreign",
+                        OUTSIDE,
+                        foreign.digest,
+                        found.st_size,
+                        content,
+                        stored,
+                        install=back,
+                    )
+                ],
+            )
+            # Crash here: the foreign bytes are a generation; recovery puts
+            # their inode back.
+            points.reached("put_back")
+            outcome = install(parts, key, back, None)
+        finally:
+            foreign.close()
+        if outcome is not Outcome.RACED:
+            return row
+        record = back
+
+
+def _visible(parts: VolumeParts, key: ArtifactKey) -> Previous | None:
+    try:
+        found = os.stat(key, dir_fd=parts.root.descriptor, follow_symlinks=False)
+    except FileNotFoundError:
+        return None
+    return Previous(found.st_ino, found.st_mtime_ns, found.st_ctime_ns, found.st_size)
+
+
+def _swap_back(parts: VolumeParts, key: ArtifactKey, record: InstallRow) -> None:
+    with parts.root.parent_of(key) as (folder, name):
+        stage = record.stage.encode()
+        staging = parts.staging.staging
+        try:
+            flags = RENAME_NOREPLACE if record.staged is None else RENAME_EXCHANGE
+            renameat2(staging, stage, folder, name, flags)
+        except (FileNotFoundError, FileExistsError):
+            # The name was removed or taken once more. The inode stays in
+            # staging under its record, and the next visitor judges it there.
+            return

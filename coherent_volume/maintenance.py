@@ -1,0 +1,234 @@
+"""Maintenance: what a commit leaves for after its acknowledgement.
+
+Owns the background thread of one volume object: flushing directories, removing
+displaced inodes, forgetting finished installs, checkpoints, collecting what
+dead processes left, sweeping old refusals. Nothing here is needed for the
+safety of a commit; everything is done again by the next visitor if it is
+missed. The thread starts with the first commit and is never joined under a lock.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import threading
+import time
+
+from coherent_volume import points
+from coherent_volume.errors import CoherenceError
+from coherent_volume.files import Look, WriterPresent, look_at
+from coherent_volume.gating import settled_heads
+from coherent_volume.locks import GATE_WAIT_S
+from coherent_volume.model import ArtifactKey
+from coherent_volume.parts import VolumeParts, now_ns
+from coherent_volume.records import InstallRow
+from coherent_volume.session import presences
+from coherent_volume.syscalls import openat2
+
+__all__ = ["Maintenance", "collect_orphans", "dispose", "finish", "sync_directories"]
+
+_log = logging.getLogger("coherent_volume")
+
+_INTERVAL_S = 0.06
+_CHECKPOINT_BYTES = 4 << 20
+_DAY_S = 86_400
+
+
+class Maintenance:
+    """The background work of one volume object in one process."""
+
+    def __init__(self, parts: VolumeParts) -> None:
+        self._parts = parts
+        # Protects the starting of the thread only.
+        self._starting = threading.Lock()
+        self._thread: threading.Thread | None = None
+        self._wanted = threading.Event()
+        self._stopped = threading.Event()
+        self._collected = False
+
+    def nudge(self) -> None:
+        """Work is there; it will be looked at in a moment."""
+        if self._thread is None:
+            with self._starting:
+                if self._thread is None and not self._stopped.is_set():
+                    self._thread = threading.Thread(
+                        target=self._run, name="coherent-maintenance", daemon=True
+                    )
+                    self._thread.start()
+        if not self._wanted.is_set():
+            self._wanted.set()
+
+    def _run(self) -> None:
+        while True:
+            self._wanted.wait()
+            # One pass for many commits: a flush and a transaction each would
+            # cost more than the commits themselves.
+            if self._stopped.wait(_INTERVAL_S):
+                return
+            self._wanted.clear()
+            try:
+                self._pass()
+            except (CoherenceError, OSError) as error:
+                # Out of space, busy, damaged: the next commit says it to its
+                # caller; here it only delays clean-up.
+                _log.debug("maintenance was put off: %s", error)
+            if self._parts.displaced:
+                self._wanted.set()
+
+    def _pass(self) -> None:
+        parts = self._parts
+        # Taken before the flush: what was installed later is not flushed by it.
+        now = now_ns()
+        if sync_directories(parts):
+            finish(parts, now)
+        if not self._collected:
+            self._collected = True
+            collect_orphans(parts)
+        if parts.sidecar.database.log_bytes() > _CHECKPOINT_BYTES:
+            with parts.gate.held(GATE_WAIT_S):
+                parts.sidecar.database.checkpoint()
+
+    def stop(self) -> None:
+        """End the thread and do, now, what must not be left undone."""
+        with self._starting:
+            thread, self._thread = self._thread, None
+            self._stopped.set()
+        if thread is None:
+            return
+        self._wanted.set()
+        if thread is not threading.current_thread():
+            thread.join()
+        with contextlib.suppress(CoherenceError, OSError):
+            self._pass()
+
+    def become_child(self) -> None:
+        """After a fork, in the child: the thread is not there."""
+        self._starting = threading.Lock()
+        self._thread = None
+        self._wanted = threading.Event()
+        self._stopped = threading.Event()
+
+
+def sync_directories(parts: VolumeParts) -> bool:
+    """Flush the directories of recent installs, so that names survive a power loss.
+
+    False when one could not be flushed; the records of its installs must stay.
+    """
+    flushed = True
+    while parts.unsynced_directories:
+        folder = parts.unsynced_directories.pop()
+        try:
+            descriptor = openat2(
+                parts.root.descriptor, folder or b".", os.O_RDONLY | os.O_DIRECTORY
+            )
+        except OSError:
+            continue  # gone or moved: its installs are judged by their records
+        try:
+            os.fsync(descriptor)
+        except OSError as error:
+            # Never retried: after a failed flush the kernel forgets what was
+            # dirty. The next boot looks at the files themselves.
+            _log.warning("could not flush %s: %s", os.fsdecode(folder) or ".", error.strerror)
+            flushed = False
+        finally:
+            os.close(descriptor)
+    return flushed
+
+
+def finish(parts: VolumeParts, now: int) -> None:
+    """Remove displaced inodes whose time has come, and forget their installs."""
+    done: list[str] = []
+    for _ in range(len(parts.displaced)):
+        record, not_before = parts.displaced.popleft()
+        if not_before <= now and dispose(parts, record):
+            done.append(record.stage)
+        else:
+            parts.displaced.append((record, not_before))
+    while parts.dropped_objects:
+        parts.staging.drop_object(parts.dropped_objects.popleft())
+    if done:
+        with parts.gate.held(GATE_WAIT_S):
+            parts.sidecar.forget_installs(done)
+
+
+def dispose(parts: VolumeParts, record: InstallRow) -> bool:
+    """Remove what an install displaced, unless somebody still writes to it.
+
+    Bytes that no generation has are kept in ``refused/`` and reported: an
+    editor that had the file open before the exchange wrote them afterwards.
+    """
+    points.reached("before_dispose")
+    try:
+        descriptor = parts.staging.open_stage(record.stage)
+    except FileNotFoundError:
+        return True
+    try:
+        found = look_at(descriptor, record.stage.encode(), keep=False)
+    except WriterPresent:
+        os.close(descriptor)
+        return False
+    except (OSError, CoherenceError):
+        os.close(descriptor)
+        return True
+    try:
+        if not _is_known(parts, record, found):
+            key = parts.sidecar.key_of(record.artifact) or ArtifactKey(b"unknown")
+            kept = parts.staging.refuse(
+                record.stage, key, "outside", record.generation, found.digest
+            )
+            _log.warning(
+                "%s: an outside editor wrote to a replaced file; its bytes are kept in %s",
+                os.fsdecode(key),
+                kept,
+            )
+            return True
+        parts.staging.discard(record.stage)
+    finally:
+        found.close()
+    points.reached("disposed")
+    return True
+
+
+def _is_known(parts: VolumeParts, record: InstallRow, found: Look) -> bool:
+    if found.digest == record.previous_digest:
+        return True
+    if record.staged is not None and found.stat.st_ino == record.staged.inode:
+        return True
+    return parts.sidecar.knows_digest(record.artifact, found.digest)
+
+
+def collect_orphans(parts: VolumeParts) -> None:
+    """Clean up after dead processes, and sweep refusals that are too old."""
+    # In this order: whatever is found in the first look belongs to a process
+    # that was announced before it; one that is dead in the second look can
+    # publish nothing more, so its records in the third are final.
+    stages = os.listdir(parts.staging.staging)
+    objects = os.listdir(parts.staging.objects)
+    alive = {str(entry["token"]) for entry in presences(parts.directory) if entry["alive"]}
+    alive.add(parts.staging.token)
+    recorded = parts.sidecar.all_installs()
+    for key, record in recorded:
+        if record.stage.partition(".")[0] not in alive:
+            # Judge it first: it may be unfinished, or hold foreign bytes.
+            with contextlib.suppress(CoherenceError, OSError), settled_heads(parts, [key]):
+                parts.displaced.append((record, 0))
+    names = {record.stage for _, record in recorded}
+    for stage in stages:
+        if stage.partition(".")[0] not in alive and stage not in names:
+            parts.staging.discard(stage)
+    needed = parts.sidecar.objects() if objects else set()
+    for name in objects:
+        owner = name.split(".")[1] if name.count(".") > 1 else ""
+        if owner not in alive and name not in needed:
+            parts.staging.drop_object(name)
+    _sweep_refused(parts)
+
+
+def _sweep_refused(parts: VolumeParts) -> None:
+    oldest = time.time() - parts.config.retention.refused_days * _DAY_S
+    for name in os.listdir(parts.staging.refused):
+        with contextlib.suppress(FileNotFoundError):
+            found = os.stat(name, dir_fd=parts.staging.refused, follow_symlinks=False)
+            if found.st_mtime < oldest:
+                os.unlink(name, dir_fd=parts.staging.refused)

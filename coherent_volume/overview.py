@@ -1,0 +1,146 @@
+"""Overviews: the state of a view, the log, and the status of a volume.
+
+Reads records and directory listings; changes nothing and takes no gate, except
+what a plain read would do to find out whether a view is current.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from datetime import UTC, datetime
+
+from coherent_volume.model import (
+    ArtifactKey,
+    LogEntry,
+    RefusedContent,
+    SessionStatus,
+    State,
+    VolumeStatus,
+)
+from coherent_volume.parts import VolumeParts
+from coherent_volume.paths import shown
+from coherent_volume.reading import read
+from coherent_volume.records import OUTSIDE
+from coherent_volume.session import presences
+
+__all__ = ["log", "state", "status"]
+
+
+def state(parts: VolumeParts, key: ArtifactKey) -> State:
+    """What this session's view of *key* is worth; derived, never stored."""
+    seen = parts.session.seen(key)
+    if seen is None:
+        return "I"
+    current = read(parts, key).seen
+    return "S" if (seen.digest, seen.epoch) == (current.digest, current.epoch) else "I"
+
+
+def log(parts: VolumeParts, key: ArtifactKey | None, limit: int | None) -> list[LogEntry]:
+    """Kept generations, newest first."""
+    return [
+        LogEntry(
+            row.seq,
+            shown(row.key),
+            row.generation,
+            row.base,
+            row.kind,
+            row.session,
+            moment(row.at / 1e9),
+            row.size,
+            row.digest.hex(),
+        )
+        for row in parts.sidecar.history(key, limit)
+    ]
+
+
+def status(parts: VolumeParts) -> VolumeStatus:
+    """A still picture of the volume."""
+    artifacts, commits, foreign = parts.sidecar.counts()
+    unsettled = {
+        shown(key)
+        for key, install in parts.sidecar.all_installs()
+        if install.boot != parts.boot or _is_orphan(parts, install.stage)
+    }
+    return VolumeStatus(
+        root=os.fsdecode(parts.root.path),
+        managed=parts.config.managed,
+        durability=parts.config.durability,
+        incarnation=parts.incarnation,
+        session=parts.session.info,
+        artifacts=artifacts,
+        commits=commits,
+        foreign_edits=foreign,
+        unsettled=tuple(sorted(unsettled)),
+        sessions=_sessions(parts),
+        refused=_refused(parts),
+        sidecar_bytes=_size(os.path.join(parts.directory, "sidecar.db"))
+        + parts.sidecar.database.log_bytes(),
+        object_bytes=_bytes_in(parts.staging.objects),
+    )
+
+
+def _is_orphan(parts: VolumeParts, stage: str) -> bool:
+    token = stage.partition(".")[0]
+    if token == parts.staging.token:
+        return False
+    return all(
+        entry["token"] != token or not entry["alive"] for entry in presences(parts.directory)
+    )
+
+
+def _sessions(parts: VolumeParts) -> tuple[SessionStatus, ...]:
+    living = {str(e["session"]): e for e in presences(parts.directory) if e["alive"]}
+    views = {name: (seen, behind) for name, seen, behind in parts.sidecar.session_summaries()}
+    work = {name: (count, last) for name, count, last in parts.sidecar.commit_summaries()}
+    work.pop(OUTSIDE, None)
+    found = []
+    for name in sorted(living.keys() | views.keys() | work.keys()):
+        entry = living.get(name, {})
+        seen, behind = views.get(name, (0, 0))
+        count, last = work.get(name, (0, 0))
+        found.append(
+            SessionStatus(
+                name=name,
+                kind=str(entry.get("kind", "process" if name.startswith("process-") else "named")),
+                alive=bool(entry),
+                pid=int(str(entry["pid"])) if entry else None,
+                command=str(entry.get("command", "")),
+                observed=seen,
+                behind=behind,
+                commits=count,
+                last_seen=moment(last / 1e9) if last else "",
+            )
+        )
+    return tuple(found)
+
+
+def _refused(parts: VolumeParts) -> tuple[RefusedContent, ...]:
+    kept = []
+    for name in sorted(os.listdir(parts.staging.refused)):
+        with contextlib.suppress(FileNotFoundError):
+            found = os.stat(name, dir_fd=parts.staging.refused, follow_symlinks=False)
+            kept.append(
+                RefusedContent(f".coherence/refused/{name}", found.st_size, moment(found.st_mtime))
+            )
+    return tuple(kept)
+
+
+def moment(seconds: float) -> str:
+    """A point in time as UTC, ISO 8601, to the millisecond."""
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds")
+
+
+def _size(path: str) -> int:
+    try:
+        return os.stat(path).st_size
+    except OSError:
+        return 0
+
+
+def _bytes_in(directory: int) -> int:
+    total = 0
+    for name in os.listdir(directory):
+        with contextlib.suppress(FileNotFoundError):
+            total += os.stat(name, dir_fd=directory, follow_symlinks=False).st_size
+    return total

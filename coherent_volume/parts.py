@@ -1,0 +1,105 @@
+"""The opened parts of one volume, handed to the modules that act on them.
+
+Owns no rule: it is the bundle that the façade opens once and the protocol
+modules share. Everything in it belongs to one process; ``become_child`` makes
+it whole again after a fork.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+import zlib
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from coherent_volume.config import Config
+from coherent_volume.globs import ManagedGlobs
+from coherent_volume.identity import boot_id
+from coherent_volume.locks import FairLock, Presence
+from coherent_volume.paths import Root
+from coherent_volume.records import InstallRow
+from coherent_volume.session import Session, announce
+from coherent_volume.sidecar import Sidecar
+from coherent_volume.staging import Staging
+
+__all__ = ["VolumeParts", "now_ns"]
+
+_TURNS = 64
+
+
+def now_ns() -> int:
+    """The clock that nobody sets and that counts suspended time, in nanoseconds."""
+    return time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+
+
+@dataclass(slots=True, weakref_slot=True, eq=False)
+class VolumeParts:
+    """What one process needs to work on one volume."""
+
+    root: Root
+    directory: str
+    config: Config
+    incarnation: str
+    globs: ManagedGlobs
+    sidecar: Sidecar
+    staging: Staging
+    session: Session
+    gate: FairLock
+    boot: str = field(default_factory=boot_id)
+    presence: Presence | None = None
+    # Installs whose stage is to be cleaned up, and the time before which it stays.
+    displaced: deque[tuple[InstallRow, int]] = field(default_factory=deque)
+    unsynced_directories: set[bytes] = field(default_factory=set)
+    dropped_objects: deque[str] = field(default_factory=deque)
+    # What else must be made whole in a forked child.
+    on_fork: list[Callable[[], None]] = field(default_factory=list)
+    _turns: dict[int, FairLock] = field(default_factory=dict)
+
+    @property
+    def durable(self) -> bool:
+        """Whether an acknowledged commit must survive a power loss."""
+        return self.config.durability == "power"
+
+    def announce(self) -> None:
+        """Make this process's life visible, once; before it stages anything."""
+        if self.presence is None:
+            self.presence = announce(self.directory, self.staging.token, self.session.info)
+
+    def turn(self, key: bytes) -> FairLock:
+        """The queue in which updaters of *key* stand.
+
+        It spares them from deriving a change that a peer is about to make
+        stale. Safety does not rest on it: the compare-and-swap does that.
+        """
+        number = zlib.crc32(key) % _TURNS  # the same in every process
+        lock = self._turns.get(number)
+        if lock is None:
+            path = os.path.join(self.directory, "turns", f"{number:02d}")
+            lock = self._turns.setdefault(number, FairLock(path))
+        return lock
+
+    def close(self) -> None:
+        """Let go of everything but the sidecar, which closes under the gate."""
+        for lock in self._turns.values():
+            lock.close()
+        if self.presence is not None:
+            self.presence.withdraw()
+            self.presence = None
+        self.staging.close()
+        self.root.close()
+
+    def become_child(self) -> None:
+        """After a fork, in the child: nothing inherited may speak for the parent."""
+        if self.presence is not None:
+            self.presence.abandon()
+            self.presence = None
+        self.sidecar.database.become_child()
+        self.staging.renew_token()
+        self.session.become_child()
+        self.displaced.clear()
+        self.unsynced_directories.clear()
+        self.dropped_objects.clear()
+        for mend in self.on_fork:
+            mend()

@@ -1,0 +1,166 @@
+"""Reading: exactly the bytes of one generation, named by its number (I5).
+
+Owns the read path. A read that finds the file and the records in agreement
+takes no lock; any disagreement goes through the gate, where recovery decides.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from coherent_volume.errors import CoherenceError, from_os_error
+from coherent_volume.files import (
+    HELD_OPEN_WAIT_S,
+    Fingerprint,
+    Look,
+    look,
+    patient,
+)
+from coherent_volume.gating import settled_heads
+from coherent_volume.locks import GATE_WAIT_S
+from coherent_volume.model import ABSENT_DIGEST, ArtifactKey
+from coherent_volume.parts import VolumeParts, now_ns
+from coherent_volume.paths import shown
+from coherent_volume.records import ArtifactRow, InstallRow, SeenRow
+from coherent_volume.staging import Witness
+
+__all__ = ["Reading", "read", "reading_open", "record"]
+
+_INSTALL_IN_PROGRESS_NS = 2 * 10**9
+
+
+@dataclass(slots=True)
+class Reading:
+    """What a read found: the generation, and its content if it is not too large.
+
+    ``artifact`` is the id of the sidecar's row, None for generation 0.
+    ``fingerprint`` is None when it would prove nothing later.
+    """
+
+    seen: SeenRow
+    artifact: int | None
+    data: bytes | None
+    fingerprint: Fingerprint | None = None
+    size: int = 0
+
+    @property
+    def exists(self) -> bool:
+        """Whether the generation is a file."""
+        return self.seen.digest != ABSENT_DIGEST
+
+
+def read(parts: VolumeParts, key: ArtifactKey) -> Reading:
+    """The current generation of *key*; remembers nothing for the session.
+
+    Raises BusyError when the file stays open for writing, DamagedError,
+    NotRegularFileError, StorageError, NotPermittedError.
+    """
+    with reading_open(parts, key) as (reading, _):
+        return reading
+
+
+@contextlib.contextmanager
+def reading_open(parts: VolumeParts, key: ArtifactKey) -> Iterator[tuple[Reading, Look]]:
+    """As ``read``, with the file held open (and leased) during the block."""
+    reading, seen = _read_agreeing(parts, key) or _read_gated(parts, key)
+    try:
+        yield reading, seen
+    finally:
+        seen.close()
+
+
+def _read_gated(parts: VolumeParts, key: ArtifactKey) -> tuple[Reading, Look]:
+    with _typed(key), settled_heads(parts, [key]) as (head,):
+        seen = head.look
+        # The caller may take long with the content: it keeps the file, not the gate.
+        head.look = Look(-1, seen.stat, seen.digest, None, leased=False)
+        return _reading(SeenRow(head.generation, head.digest, head.epoch), head.row, seen), seen
+
+
+def _read_agreeing(parts: VolumeParts, key: ArtifactKey) -> tuple[Reading, Look] | None:
+    """The reading when file and records agree; None when the gate must decide."""
+    deadline = time.monotonic() + HELD_OPEN_WAIT_S
+    seen = None
+    with _typed(key):
+        while seen is None:
+            with patient(key, deadline):
+                seen = look(parts.root.descriptor, key)
+    try:
+        row, pending = parts.sidecar.current(key)
+        if row is None:
+            if seen.exists and Witness.read(seen.descriptor, parts.incarnation, key) > 0:
+                seen.close()
+                return None
+            return _reading(SeenRow(0, seen.digest, 0), None, seen), seen
+        if row.digest == seen.digest and (pending is None or _in_progress(parts, pending)):
+            return _reading(SeenRow(row.generation, row.digest, row.epoch), row, seen), seen
+    except BaseException:
+        seen.close()
+        raise
+    seen.close()
+    return None
+
+
+def _in_progress(parts: VolumeParts, pending: InstallRow) -> bool:
+    # The bytes are the current generation's already. A fresh install is being
+    # cleaned up by its committer; an old one is taken to the gate, because its
+    # committer may have died over a foreign edit that nobody would look for.
+    return pending.boot == parts.boot and now_ns() - pending.started_ns < _INSTALL_IN_PROGRESS_NS
+
+
+def _reading(seen: SeenRow, row: ArtifactRow | None, look_: Look) -> Reading:
+    return Reading(
+        seen,
+        row.id if row else None,
+        look_.data,
+        look_.fingerprint if look_.exists and look_.trustworthy else None,
+        look_.stat.st_size if look_.exists else 0,
+    )
+
+
+def record(parts: VolumeParts, key: ArtifactKey, reading: Reading) -> None:
+    """Remember that the session saw *reading*, after it was delivered.
+
+    Generation, digest and epoch together, and only when they changed.
+    """
+    session = parts.session
+    if session.seen_here.get(key) == reading.seen:
+        return
+    if reading.artifact is None and not reading.exists:
+        return  # a name that was never used needs no view to be created
+    if session.observer is not None and session.seen(key) != reading.seen:
+        with _typed(key), parts.gate.held(GATE_WAIT_S):
+            parts.sidecar.database.verify()
+            artifact = reading.artifact
+            if artifact is None:
+                artifact = _register(parts, key, reading)
+            parts.sidecar.observe(session.observer, artifact, reading.seen)
+    session.seen_here[key] = reading.seen
+
+
+def _register(parts: VolumeParts, key: ArtifactKey, reading: Reading) -> int:
+    """Give generation 0 a row, so that a named session can refer to it.
+
+    Its content goes into the history, because it must be recoverable when the
+    session is refused; content too large to be kept in a row is left out.
+    """
+    row = parts.sidecar.artifact(key, gated=True)
+    if row is not None:
+        return row.id
+    content = reading.data
+    if content is not None and len(content) > parts.staging.inline_max:
+        content = None
+    return parts.sidecar.register(key, reading.seen.digest, content, reading.size, parts.boot).id
+
+
+@contextlib.contextmanager
+def _typed(key: ArtifactKey) -> Iterator[None]:
+    try:
+        yield
+    except CoherenceError:
+        raise
+    except OSError as error:
+        raise from_os_error(error, shown(key), "read") from error

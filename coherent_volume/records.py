@@ -1,0 +1,149 @@
+"""The rows of the sidecar as frozen values, and their checksums.
+
+Pure: no SQL and no disk. One class per table, one field per column that the
+protocol uses.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from coherent_volume.digest import row_checksum
+from coherent_volume.model import ABSENT_DIGEST, ArtifactKey, Digest
+
+__all__ = [
+    "OUTSIDE",
+    "ArtifactRow",
+    "HistoryRow",
+    "InstallRow",
+    "LeaseRow",
+    "Previous",
+    "Publication",
+    "SeenRow",
+    "Staged",
+    "artifact_checksum",
+]
+
+OUTSIDE = "outside"
+"""The session name that foreign edits carry in the history."""
+
+
+class Staged(NamedTuple):
+    """The inode that an install makes visible."""
+
+    inode: int
+    mtime_ns: int
+
+
+class Previous(NamedTuple):
+    """The inode that an install displaces, as it was under the gate."""
+
+    inode: int
+    mtime_ns: int
+    ctime_ns: int
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class ArtifactRow:
+    """The current generation of one artifact."""
+
+    id: int
+    key: ArtifactKey
+    generation: int
+    digest: Digest
+    size: int
+    epoch: int
+    boot: str
+
+    @property
+    def exists(self) -> bool:
+        """Whether the current generation is a file, and not its deletion."""
+        return self.digest != ABSENT_DIGEST
+
+
+@dataclass(frozen=True, slots=True)
+class InstallRow:
+    """One install that is not yet known to be complete and cleaned up."""
+
+    stage: str
+    artifact: int
+    generation: int
+    staged: Staged | None
+    previous: Previous | None
+    previous_digest: Digest
+    boot: str
+    started_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class HistoryRow:
+    """One generation, without its content."""
+
+    seq: int
+    key: ArtifactKey
+    generation: int
+    base: int
+    kind: str
+    session: str
+    at: int
+    digest: Digest
+    size: int
+    companions: int
+    object: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class SeenRow:
+    """What a session last saw of one artifact."""
+
+    generation: int
+    digest: Digest
+    epoch: int
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseRow:
+    """The lease of one artifact."""
+
+    artifact: int
+    session: str
+    presence: str
+    epoch: int
+    since: int
+    until_ns: int
+    boot: str
+
+
+@dataclass(slots=True)
+class Publication:
+    """One generation about to be published.
+
+    ``row`` is the artifact's row as read under the same gate (None: none yet).
+    ``content`` or ``object`` carries the bytes, neither for a deletion.
+    ``baseline`` is generation 0 as (digest, size, content, object), given when
+    the artifact has no row yet but a file. ``install`` is None when the bytes
+    are visible already, as in an adopted foreign edit.
+    """
+
+    key: ArtifactKey
+    row: ArtifactRow | None
+    generation: int
+    kind: str
+    session: str
+    digest: Digest
+    size: int
+    content: bytes | None = None
+    object: str | None = None
+    baseline: tuple[Digest, int, bytes | None, str | None] | None = None
+    install: InstallRow | None = None
+    observer: str | None = None
+    """A named session whose observation this generation becomes."""
+
+
+def artifact_checksum(
+    key: bytes, generation: int, digest: bytes, size: int, epoch: int, boot: str
+) -> int:
+    """The checksum column of an artifact row."""
+    return row_checksum(key, generation, digest, size, epoch, boot)

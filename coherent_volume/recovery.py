@@ -1,0 +1,379 @@
+"""Recovery: what the next visitor does, under the gate, before it judges anything.
+
+Owns the decision what the visible file *is*: the current generation, an
+install that a dead process left unfinished, a foreign edit, or what a power
+loss left of us. Never by digest alone: the exact bytes of an older generation
+may be a person's checkout. Upholds I2, I7 and I8.
+
+    stage still ours ──▶ install, if the visible file is exactly the recorded one
+    stage is not ours ──▶ a displaced inode: known bytes are left for disposal,
+                          unknown bytes become a generation
+    bytes = current  ──▶ settled
+    another boot     ──▶ our own inodes, old or torn: make the current one again
+    absent           ──▶ a foreign deletion, after 100 ms of absence
+    anything else    ──▶ a foreign edit: the next generation, by "outside"
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from coherent_volume import points
+from coherent_volume.errors import DamagedError, NotFoundError
+from coherent_volume.files import CHUNK, Look, chunks_of, look, look_at
+from coherent_volume.install import (
+    Outcome,
+    install,
+    install_row,
+    keep_history,
+    previous_of,
+    publish,
+    put_back,
+)
+from coherent_volume.model import ABSENT_DIGEST, ArtifactKey, Digest
+from coherent_volume.parts import VolumeParts
+from coherent_volume.paths import shown
+from coherent_volume.records import OUTSIDE, ArtifactRow, InstallRow, Publication
+from coherent_volume.staging import Attributes, Witness
+
+__all__ = ["Head", "Vanished", "content_of", "settle"]
+
+_log = logging.getLogger("coherent_volume")
+
+
+class Vanished(Exception):
+    """A file of ours is absent, perhaps only for a moment; the key in args."""
+
+
+@dataclass(slots=True)
+class Head:
+    """An artifact's current generation, in the records and on disk alike.
+
+    ``row`` is None for a file (or a name) that the sidecar does not know:
+    generation 0. ``look`` holds the visible file open, under a lease.
+    """
+
+    key: ArtifactKey
+    row: ArtifactRow | None
+    look: Look
+
+    @property
+    def generation(self) -> int:
+        """The current generation's number."""
+        return self.row.generation if self.row else 0
+
+    @property
+    def digest(self) -> Digest:
+        """The current generation's digest; empty when there is no file."""
+        return self.row.digest if self.row else self.look.digest
+
+    @property
+    def epoch(self) -> int:
+        """The artifact's ownership epoch."""
+        return self.row.epoch if self.row else 0
+
+    @property
+    def exists(self) -> bool:
+        """Whether there is a file."""
+        return self.digest != ABSENT_DIGEST
+
+
+def settle(parts: VolumeParts, key: ArtifactKey, *, absent_for_sure: bool) -> Head:
+    """Repair what is unfinished, adopt what is foreign; then the head of *key*.
+
+    Under the gate. The caller closes the head's look. *absent_for_sure* says
+    that the file was seen absent for 100 ms. Raises Vanished, WriterPresent,
+    SymlinkFound, DamagedError, NotRegularFileError, OSError.
+    """
+    row = parts.sidecar.artifact(key, gated=True)
+    if row is not None:
+        row = _finish_installs(parts, key, row)
+    seen = look(parts.root.descriptor, key)
+    try:
+        return Head(key, _judge(parts, key, row, seen, absent_for_sure=absent_for_sure), seen)
+    except BaseException:
+        seen.close()
+        raise
+
+
+def _judge(
+    parts: VolumeParts,
+    key: ArtifactKey,
+    row: ArtifactRow | None,
+    seen: Look,
+    *,
+    absent_for_sure: bool,
+) -> ArtifactRow | None:
+    known = row.generation if row else 0
+    if seen.exists:
+        witness = Witness.read(seen.descriptor, parts.incarnation, key)
+        if witness > known:
+            return _continue_from_witness(parts, key, row, seen, witness)
+    if row is None or seen.digest == row.digest:
+        return row
+    if not seen.exists and not absent_for_sure:
+        raise Vanished(key)
+    return _adopt(parts, key, row, seen, "foreign", row.generation + 1)
+
+
+def _adopt(
+    parts: VolumeParts,
+    key: ArtifactKey,
+    row: ArtifactRow | None,
+    seen: Look,
+    kind: str,
+    generation: int,
+) -> ArtifactRow:
+    """Publish what is visible as a generation of its own, by "outside"."""
+    points.reached("before_adopt")
+    content, stored = keep_history(parts, seen)
+    size = seen.stat.st_size if seen.exists else 0
+    new = Publication(key, row, generation, kind, OUTSIDE, seen.digest, size, content, stored)
+    (row,) = publish(parts, [new])
+    points.reached("adopted")
+    return row
+
+
+def _continue_from_witness(
+    parts: VolumeParts, key: ArtifactKey, row: ArtifactRow | None, seen: Look, witness: int
+) -> ArtifactRow:
+    """The file remembers a later generation than the records do.
+
+    After a power loss in process mode that is how acknowledged commits vanish:
+    go on counting from the file. Otherwise the sidecar was rolled back.
+    """
+    known = row.generation if row else 0
+    if parts.durable or (row is not None and row.boot == parts.boot):
+        raise DamagedError(
+            f"the file is generation {witness}, but the sidecar knows only {known}:"
+            " it was rolled back or replaced",
+            path=shown(key),
+            witness=witness,
+            recorded=known,
+        )
+    _log.warning(
+        "%s: generations %d to %d were lost in a power loss; continuing from the file",
+        shown(key),
+        known + 1,
+        witness,
+    )
+    return _adopt(parts, key, row, seen, "recovered", witness + 1)
+
+
+# ── unfinished installs ──────────────────────────────────────────────────────
+
+
+def _finish_installs(parts: VolumeParts, key: ArtifactKey, row: ArtifactRow) -> ArtifactRow:
+    installs = parts.sidecar.installs(row.id)
+    if not installs:
+        return row
+    if installs[-1].boot != parts.boot:
+        return _after_power_loss(parts, key, row, installs)
+    if installs[-1].generation != row.generation:
+        return row  # only clean-up of earlier generations is left
+    pending = installs[-1]
+    staged = parts.staging.look(pending.stage)
+    if _is_installed(parts, key, pending, staged):
+        if staged is not None and pending.previous is not None:
+            return _judge_displaced(parts, key, row, pending, staged)
+        return row
+    return _install_again(parts, key, row, pending, staged)
+
+
+def _is_installed(
+    parts: VolumeParts, key: ArtifactKey, pending: InstallRow, staged: os.stat_result | None
+) -> bool:
+    if pending.staged is not None and staged is not None:
+        return staged.st_ino != pending.staged.inode
+    if pending.staged is None and staged is not None:
+        return True
+    if pending.staged is not None and pending.previous is None:
+        # A create moves its stage away. Absent now means that somebody
+        # deleted the new file since; it must not come back.
+        return True
+    # Nothing in staging: exchanged and cleaned up, or never there (a deletion
+    # that was not carried out), or removed by somebody.
+    return not _untouched(parts, key, pending)
+
+
+def _untouched(parts: VolumeParts, key: ArtifactKey, pending: InstallRow) -> bool:
+    """Whether the visible name still is exactly what the install must displace."""
+    try:
+        found = os.stat(key, dir_fd=parts.root.descriptor, follow_symlinks=False)
+    except (FileNotFoundError, NotADirectoryError):
+        return pending.previous is None and pending.staged is not None
+    return pending.previous == (
+        found.st_ino,
+        found.st_mtime_ns,
+        found.st_ctime_ns,
+        found.st_size,
+    )
+
+
+def _judge_displaced(
+    parts: VolumeParts,
+    key: ArtifactKey,
+    row: ArtifactRow,
+    pending: InstallRow,
+    staged: os.stat_result,
+) -> ArtifactRow:
+    """Installed, and the displaced inode is still in staging: is it what we judged?"""
+    previous = pending.previous
+    if previous is not None and (staged.st_ino, staged.st_mtime_ns, staged.st_size) == (
+        previous.inode,
+        previous.mtime_ns,
+        previous.size,
+    ):
+        return row
+    descriptor = parts.staging.open_stage(pending.stage)
+    try:
+        displaced = look_at(descriptor, key, keep=False)
+    except BaseException:
+        os.close(descriptor)
+        raise
+    displaced.close()
+    if parts.sidecar.knows_digest(row.id, displaced.digest):
+        return row
+    # The committer died between exchange and put-back. "Digest = current:
+    # settled" would let the foreign bytes be unlinked unseen.
+    return put_back(parts, key, row, pending)
+
+
+def _install_again(
+    parts: VolumeParts,
+    key: ArtifactKey,
+    row: ArtifactRow,
+    pending: InstallRow,
+    staged: os.stat_result | None,
+) -> ArtifactRow:
+    """Published but not installed: finish it, unless somebody was faster."""
+    if not _untouched(parts, key, pending):
+        # A foreign edit between COMMIT and exchange. Our generation stays in
+        # the history; what is visible is judged, and adopted, by the caller.
+        parts.displaced.append((pending, 0))
+        parts.sidecar.forget_installs([pending.stage])
+        return row
+    if staged is None and pending.staged is not None:
+        return _make_again(parts, key, row, [pending])
+    leased = None
+    if pending.previous is not None:
+        leased = look(parts.root.descriptor, key, keep=False)
+        if previous_of(leased) != pending.previous:
+            leased.close()
+            return row
+    try:
+        outcome = install(parts, key, pending, leased)
+    finally:
+        if leased is not None:
+            leased.close()
+    points.reached("healed")
+    if outcome is Outcome.RACED:
+        return put_back(parts, key, row, pending)
+    return row
+
+
+# ── after a power loss ───────────────────────────────────────────────────────
+
+
+def _after_power_loss(
+    parts: VolumeParts, key: ArtifactKey, row: ArtifactRow, installs: list[InstallRow]
+) -> ArtifactRow:
+    """Installs of an earlier boot: the visible file may be old, torn or missing."""
+    seen = look(parts.root.descriptor, key)
+    try:
+        if seen.digest == row.digest:
+            _forget(parts, installs)
+            return row
+        if not _is_ours(seen, row, installs):
+            _forget(parts, installs)
+            return row  # a foreign edit since; the caller adopts it
+        _keep_aside(parts, key, row, seen)
+    finally:
+        seen.close()
+    return _make_again(parts, key, row, installs)
+
+
+def _is_ours(seen: Look, row: ArtifactRow, installs: list[InstallRow]) -> bool:
+    if not seen.exists:
+        # An unfinished create; a replaced file is never absent, because the
+        # exchange of names is atomic in the journal.
+        return row.exists and any(i.previous is None for i in installs)
+    inodes = {(i.staged.inode, i.staged.mtime_ns) for i in installs if i.staged}
+    inodes |= {(i.previous.inode, i.previous.mtime_ns) for i in installs if i.previous}
+    return (seen.stat.st_ino, seen.stat.st_mtime_ns) in inodes
+
+
+def _keep_aside(parts: VolumeParts, key: ArtifactKey, row: ArtifactRow, seen: Look) -> None:
+    """Keep bytes that are about to be replaced and that no generation has."""
+    if not seen.exists or parts.sidecar.knows_digest(row.id, seen.digest):
+        return
+    if seen.data is not None and not seen.data.strip(b"\0"):
+        return
+    kept = parts.staging.keep(
+        key, chunks_of(seen.descriptor), "power-loss", row.generation, seen.digest
+    )
+    _log.warning("%s: bytes found after a power loss are kept in %s", shown(key), kept)
+
+
+def _make_again(
+    parts: VolumeParts, key: ArtifactKey, row: ArtifactRow, installs: list[InstallRow]
+) -> ArtifactRow:
+    """Make the visible file anew from the records' content."""
+    seen = look(parts.root.descriptor, key, keep=False)
+    try:
+        if row.exists:
+            attributes = Attributes.of(seen.descriptor, seen.stat) if seen.exists else None
+            content = content_of(parts, key, row.id, row.generation)
+            made = parts.staging.stage(key, row.generation, content, attributes, history=False)
+            stage, inode = made.stage, made.inode
+        else:
+            stage, inode = parts.staging.next_name(), None
+        again = install_row(parts, stage, inode, previous_of(seen), row, row.generation)
+        parts.sidecar.replace_installs([i.stage for i in installs], again)
+        parts.displaced.extend((i, 0) for i in installs)
+        _log.warning("%s: generation %d was made visible again", shown(key), row.generation)
+        outcome = install(parts, key, again, seen)
+    finally:
+        seen.close()
+    points.reached("healed")
+    if outcome is Outcome.RACED:
+        return put_back(parts, key, row, again)
+    return row
+
+
+def _forget(parts: VolumeParts, installs: list[InstallRow]) -> None:
+    parts.displaced.extend((i, 0) for i in installs)
+    parts.sidecar.forget_installs([i.stage for i in installs])
+
+
+def content_of(
+    parts: VolumeParts, key: ArtifactKey, artifact: int, generation: int
+) -> bytes | Iterable[bytes]:
+    """The content of a kept generation; large content as chunks.
+
+    Raises NotFoundError when it is pruned, DamagedError when its object is gone.
+    """
+    found = parts.sidecar.content(artifact, generation)
+    if found is None:
+        raise NotFoundError(
+            f"generation {generation} is no longer kept", path=shown(key), generation=generation
+        )
+    content, stored = found
+    if stored is None:
+        return content or b""
+    try:
+        descriptor = parts.staging.open_object(stored)
+    except FileNotFoundError:
+        raise DamagedError(
+            f"the content of generation {generation} is missing from objects/", path=shown(key)
+        ) from None
+    return _chunks_and_close(descriptor)
+
+
+def _chunks_and_close(descriptor: int) -> Iterator[bytes]:
+    with os.fdopen(descriptor, "rb", buffering=0) as file:
+        while chunk := file.read(CHUNK):
+            yield chunk

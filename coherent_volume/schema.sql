@@ -1,0 +1,79 @@
+-- The sidecar's tables. A transaction on them is the commit point; the visible
+-- files are projections that any visitor can make again from these rows.
+
+CREATE TABLE meta (
+    name  TEXT PRIMARY KEY,  -- 'incarnation': uuid of this volume's life
+    value TEXT NOT NULL
+) STRICT, WITHOUT ROWID;
+
+-- One row per artifact that was ever committed, deleted, adopted, or read by a
+-- named session. A file without a row is generation 0, known by its digest.
+CREATE TABLE artifact (
+    id         INTEGER PRIMARY KEY,
+    path       BLOB NOT NULL UNIQUE,                 -- below the root, '/'-separated
+    generation INTEGER NOT NULL CHECK (generation >= 0),
+    digest     BLOB NOT NULL CHECK (length(digest) IN (0, 16)),  -- empty: deleted
+    size       INTEGER NOT NULL CHECK (size >= 0),   -- bytes of the content
+    epoch      INTEGER NOT NULL CHECK (epoch >= 0),  -- grows when ownership is taken away
+    boot       TEXT NOT NULL,                        -- boot id at the last change of this row
+    checksum   INTEGER NOT NULL                      -- over the columns above, id left out
+) STRICT;
+
+-- One row per generation, with its content: in the row, or in objects/ when large.
+-- The row of the current generation is never pruned, so the highest seq never is,
+-- and a sequence number is never handed out twice.
+CREATE TABLE history (
+    seq        INTEGER PRIMARY KEY,                  -- order of all commits of the volume
+    artifact   INTEGER NOT NULL,                     -- artifact.id
+    generation INTEGER NOT NULL,
+    base       INTEGER NOT NULL,                     -- the generation it succeeds
+    kind       TEXT NOT NULL,                        -- baseline, write, create, delete, rename, foreign ...
+    session    TEXT NOT NULL,                        -- who; 'outside' for a foreign edit
+    at         INTEGER NOT NULL,                     -- UTC, nanoseconds; for people, decides nothing
+    digest     BLOB NOT NULL,
+    size       INTEGER NOT NULL,
+    companions INTEGER NOT NULL,                     -- lowest seq of the same commit
+    object     TEXT,                                 -- name below objects/, or NULL
+    content    BLOB,                                 -- last, so that scans skip it
+    UNIQUE (artifact, generation)
+) STRICT;
+
+-- Installs that are not yet known to be complete, durable and cleaned up. The row
+-- of the current generation says what a visitor may finish (or must not).
+CREATE TABLE install (
+    stage             TEXT PRIMARY KEY,              -- name below staging/
+    artifact          INTEGER NOT NULL,
+    generation        INTEGER NOT NULL,
+    staged_inode      INTEGER,                       -- NULL: the install removes the file
+    staged_mtime_ns   INTEGER,
+    previous_inode    INTEGER,                       -- NULL: the name was free
+    previous_mtime_ns INTEGER,
+    previous_ctime_ns INTEGER,
+    previous_size     INTEGER,
+    previous_digest   BLOB NOT NULL,                 -- of the generation it displaces
+    boot              TEXT NOT NULL,
+    started_ns        INTEGER NOT NULL               -- CLOCK_BOOTTIME
+) STRICT, WITHOUT ROWID;
+
+CREATE INDEX install_of_artifact ON install (artifact);
+
+-- What a named session last saw. Process sessions keep theirs in memory.
+CREATE TABLE observation (
+    session    TEXT NOT NULL,
+    artifact   INTEGER NOT NULL,
+    generation INTEGER NOT NULL,
+    digest     BLOB NOT NULL,
+    epoch      INTEGER NOT NULL,
+    PRIMARY KEY (session, artifact)
+) STRICT, WITHOUT ROWID;
+
+-- The live lease of an artifact, at most one (the key says so).
+CREATE TABLE lease (
+    artifact   INTEGER PRIMARY KEY,
+    session    TEXT NOT NULL,
+    presence   TEXT NOT NULL,                        -- sessions/<presence>, locked while the holder lives
+    epoch      INTEGER NOT NULL,
+    since      INTEGER NOT NULL,                     -- UTC, nanoseconds; for people
+    until_ns   INTEGER NOT NULL,                     -- CLOCK_BOOTTIME
+    boot       TEXT NOT NULL
+) STRICT;

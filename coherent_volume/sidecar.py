@@ -1,0 +1,287 @@
+"""The sidecar: every SQL statement, one function per transaction.
+
+Owns what the tables mean (``schema.sql``) and nothing of the protocol's
+judgement. The COMMIT inside ``publish`` is the commit point of the whole
+product: before it no peer can see the write, after it no crash can lose it.
+Functions with ``gated`` in their promise are called under the volume's gate.
+Upholds I2 and I3: a generation is inserted once, one above the row's.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from importlib import resources
+
+from coherent_volume.config import Retention
+from coherent_volume.database import Connection, Database, Row
+from coherent_volume.errors import DamagedError
+from coherent_volume.ledger import Ledger
+from coherent_volume.model import ArtifactKey, Digest, Durability
+from coherent_volume.records import (
+    OUTSIDE,
+    ArtifactRow,
+    InstallRow,
+    Previous,
+    Publication,
+    SeenRow,
+    Staged,
+    artifact_checksum,
+)
+
+__all__ = ["SCHEMA_VERSION", "Sidecar"]
+
+SCHEMA_VERSION = 1
+_DAY_NS = 86_400 * 10**9
+
+_ARTIFACT = "SELECT id, generation, digest, size, epoch, boot, checksum FROM artifact WHERE path=?"
+_CURRENT = (
+    "SELECT a.id, a.generation, a.digest, a.size, a.epoch, a.boot, a.checksum, i.* FROM artifact a"
+    " LEFT JOIN install i ON i.artifact = a.id AND i.generation = a.generation WHERE a.path=?"
+)
+_INSTALL = (
+    "SELECT stage, artifact, generation, staged_inode, staged_mtime_ns, previous_inode,"
+    " previous_mtime_ns, previous_ctime_ns, previous_size, previous_digest, boot, started_ns"
+    " FROM install"
+)
+
+
+class Sidecar(Ledger):
+    """The records of one volume: what changes them, and the rows of now."""
+
+    def __init__(self, path: str, durability: Durability) -> None:
+        super().__init__(Database(path, durability, SCHEMA_VERSION))
+
+    @staticmethod
+    def create(path: str, incarnation: str) -> None:
+        """Make an empty sidecar, complete or not at all."""
+        schema = resources.files(__package__).joinpath("schema.sql").read_text(encoding="utf-8")
+        Database.create(path, schema, SCHEMA_VERSION, {"incarnation": incarnation})
+
+    def incarnation(self) -> str:
+        """The uuid of this sidecar's life, as its own records say."""
+        row = self.database.read_one("SELECT value FROM meta WHERE name=?", ("incarnation",))
+        if row is None:
+            raise DamagedError("the sidecar has lost its incarnation")
+        return str(row[0])
+
+    # ── artifacts ────────────────────────────────────────────────────────────
+
+    def artifact(self, key: ArtifactKey, *, gated: bool) -> ArtifactRow | None:
+        """The row of *key* as committed now, or None; checksum verified."""
+        if gated:
+            rows = self.database.gated(_ARTIFACT, (key,))
+            row = rows[0] if rows else None
+        else:
+            row = self.database.read_one(_ARTIFACT, (key,))
+        return None if row is None else _artifact(key, row)
+
+    def current(self, key: ArtifactKey) -> tuple[ArtifactRow | None, InstallRow | None]:
+        """The row of *key* and the install of its generation; outside the gate."""
+        row = self.database.read_one(_CURRENT, (key,))
+        if row is None:
+            return None, None
+        return _artifact(key, row[:7]), None if row[7] is None else _install(row[7:])
+
+    def installs(self, artifact: int) -> list[InstallRow]:
+        """Gated: the installs of *artifact* that are not cleaned up, oldest first."""
+        rows = self.database.gated(f"{_INSTALL} WHERE artifact=? ORDER BY generation", (artifact,))
+        return [_install(row) for row in rows]
+
+    def all_installs(self) -> list[tuple[ArtifactKey, InstallRow]]:
+        """Every install that is not cleaned up, with its artifact's key."""
+        sql = _INSTALL.replace("SELECT ", "SELECT a.path, ", 1).replace("artifact,", "a.id,", 1)
+        sql = sql.replace(" generation", " install.generation", 1).replace(" boot", " install.boot")
+        rows = self.database.read(f"{sql} JOIN artifact a ON a.id = install.artifact")
+        return [(ArtifactKey(row[0]), _install(row[1:])) for row in rows]
+
+    def forget_installs(self, stages: Sequence[str]) -> None:
+        """Gated: these installs are complete, durable and cleaned up."""
+        with self.database.transaction(durable=False) as connection:
+            connection.executemany(
+                "DELETE FROM install WHERE stage=?", [(stage,) for stage in stages]
+            )
+
+    def replace_installs(self, stages: Sequence[str], new: InstallRow) -> None:
+        """Gated: the current generation will be installed by *new* instead."""
+        with self.database.transaction(durable=True) as connection:
+            connection.executemany(
+                "DELETE FROM install WHERE stage=?", [(stage,) for stage in stages]
+            )
+            _insert_install(connection, new)
+
+    # ── publishing ───────────────────────────────────────────────────────────
+
+    def publish(
+        self, publications: Sequence[Publication], boot: str, retention: Retention
+    ) -> list[str]:
+        """Gated: make every publication its artifact's next generation, or none.
+
+        Returns the names of objects that no generation needs any longer.
+        This COMMIT is the commit point.
+        """
+        dropped: list[str] = []
+        now = time.time_ns()
+        with self.database.transaction(durable=True) as connection:
+            companions = 0
+            for publication in publications:
+                artifact = _advance(connection, publication, boot, now)
+                seq = _insert_history(connection, publication, artifact, now, companions)
+                companions = companions or seq
+                if publication.install is not None:
+                    _insert_install(connection, publication.install, artifact)
+                if publication.observer is not None:
+                    seen = SeenRow(
+                        publication.generation,
+                        publication.digest,
+                        publication.row.epoch if publication.row else 0,
+                    )
+                    _insert_observation(connection, publication.observer, artifact, seen)
+                dropped += _prune(connection, artifact, publication.generation, now, retention)
+        return dropped
+
+    def register(
+        self, key: ArtifactKey, digest: Digest, content: bytes | None, size: int, boot: str
+    ) -> ArtifactRow:
+        """Gated: give generation 0 of *key* a row, so that it can be observed."""
+        publication = Publication(key, None, 0, "baseline", OUTSIDE, digest, size, content=content)
+        now = time.time_ns()
+        with self.database.transaction(durable=False) as connection:
+            artifact = _advance(connection, publication, boot, now)
+            _insert_history(connection, publication, artifact, now, 0)
+        return ArtifactRow(artifact, key, 0, digest, size, 0, boot)
+
+    def advance_epoch(self, row: ArtifactRow) -> ArtifactRow:
+        """Gated: take ownership of *row* away from whoever had it (I4)."""
+        epoch = row.epoch + 1
+        checksum = artifact_checksum(row.key, row.generation, row.digest, row.size, epoch, row.boot)
+        with self.database.transaction(durable=True) as connection:
+            connection.execute(
+                "UPDATE artifact SET epoch=?, checksum=? WHERE id=?", (epoch, checksum, row.id)
+            )
+        return ArtifactRow(row.id, row.key, row.generation, row.digest, row.size, epoch, row.boot)
+
+    def observe(self, session: str, artifact: int, seen: SeenRow) -> None:
+        """Gated: generation and epoch together, after the content was delivered."""
+        with self.database.transaction(durable=False) as connection:
+            _insert_observation(connection, session, artifact, seen)
+
+
+# ── one row at a time ────────────────────────────────────────────────────────
+
+
+def _artifact(key: ArtifactKey, row: Row) -> ArtifactRow:
+    number, generation, digest, size, epoch, boot, checksum = row
+    if artifact_checksum(key, generation, digest, size, epoch, boot) != checksum:
+        raise DamagedError("the sidecar's record of this artifact is damaged", path=_shown(key))
+    return ArtifactRow(number, key, generation, Digest(digest), size, epoch, boot)
+
+
+def _install(row: Row) -> InstallRow:
+    return InstallRow(
+        stage=row[0],
+        artifact=row[1],
+        generation=row[2],
+        staged=None if row[3] is None else Staged(row[3], row[4]),
+        previous=None if row[5] is None else Previous(row[5], row[6], row[7], row[8]),
+        previous_digest=Digest(row[9]),
+        boot=row[10],
+        started_ns=row[11],
+    )
+
+
+def _shown(key: ArtifactKey) -> str:
+    return key.decode("utf-8", "surrogateescape")
+
+
+def _advance(connection: Connection, new: Publication, boot: str, now: int) -> int:
+    """Move the artifact's row to the new generation; returns the row's id."""
+    epoch = new.row.epoch if new.row else 0
+    checksum = artifact_checksum(new.key, new.generation, new.digest, new.size, epoch, boot)
+    values = (new.generation, new.digest, new.size, boot, checksum)
+    if new.row is not None:
+        done = connection.execute(
+            "UPDATE artifact SET generation=?, digest=?, size=?, boot=?, checksum=?"
+            " WHERE id=? AND generation=? AND epoch=?",
+            (*values, new.row.id, new.row.generation, epoch),
+        )
+        if done.rowcount != 1:
+            # Read and write happen under one gate; a row that moved in between
+            # means that the gate did not hold. Nothing has been written.
+            raise DamagedError("the sidecar changed under the gate", path=_shown(new.key))
+        return new.row.id
+    inserted = connection.execute(
+        "INSERT INTO artifact (generation, digest, size, boot, checksum, path, epoch)"
+        " VALUES (?, ?, ?, ?, ?, ?, 0)",
+        (*values, new.key),
+    )
+    artifact = int(inserted.lastrowid or 0)
+    if new.baseline is not None:
+        digest, size, content, stored = new.baseline
+        baseline = Publication(
+            new.key, None, 0, "baseline", OUTSIDE, digest, size, content=content, object=stored
+        )
+        _insert_history(connection, baseline, artifact, now, 0)
+    return artifact
+
+
+def _insert_history(
+    connection: Connection, new: Publication, artifact: int, now: int, companions: int
+) -> int:
+    base = max(new.generation - 1, 0) if new.row is None else new.row.generation
+    inserted = connection.execute(
+        "INSERT INTO history (artifact, generation, base, kind, session, at, digest, size,"
+        " companions, object, content) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        (artifact, new.generation, base, new.kind, new.session, now, new.digest, new.size)
+        + (companions, new.object, new.content),
+    )
+    return int(inserted.lastrowid or 0)
+
+
+def _insert_install(connection: Connection, new: InstallRow, artifact: int | None = None) -> None:
+    staged = new.staged or (None, None)
+    previous = new.previous or (None, None, None, None)
+    connection.execute(
+        "INSERT OR REPLACE INTO install VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        (new.stage, new.artifact if artifact is None else artifact, new.generation)
+        + (*staged, *previous, new.previous_digest, new.boot, new.started_ns),
+    )
+
+
+def _insert_observation(connection: Connection, session: str, artifact: int, seen: SeenRow) -> None:
+    connection.execute(
+        "INSERT OR REPLACE INTO observation VALUES (?, ?, ?, ?, ?)",
+        (session, artifact, seen.generation, seen.digest, seen.epoch),
+    )
+
+
+def _prune(
+    connection: Connection, artifact: int, head: int, now: int, keep: Retention
+) -> list[str]:
+    """Drop past generations beyond the bounds; returns their objects' names."""
+    oldest = connection.execute(
+        "SELECT generation, at FROM history WHERE artifact=? ORDER BY generation LIMIT 1",
+        (artifact,),
+    ).fetchone()
+    floor = head - keep.generations + 1
+    stale_before = now - keep.days * _DAY_NS
+    # An eighth of slack, so that a busy artifact prunes a batch now and then
+    # and not one row in every commit; a small bound is kept exactly.
+    if oldest[0] >= floor - keep.generations // 8 and oldest[1] >= stale_before and head % 16:
+        return []
+    budget = connection.execute(
+        "SELECT generation, sum(size) OVER (ORDER BY generation DESC) AS total FROM history"
+        " WHERE artifact=? ORDER BY generation DESC",
+        (artifact,),
+    )
+    for generation, total in budget:
+        if total > keep.megabytes << 20:
+            floor = max(floor, generation + 1)
+            break
+    doomed = "artifact=? AND generation<>? AND (generation<? OR at<?)"
+    values = (artifact, head, floor, stale_before)
+    dropped = connection.execute(
+        f"SELECT object FROM history WHERE {doomed} AND object IS NOT NULL", values
+    ).fetchall()
+    connection.execute(f"DELETE FROM history WHERE {doomed}", values)
+    return [str(row[0]) for row in dropped]

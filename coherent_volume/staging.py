@@ -1,0 +1,350 @@
+"""The sidecar's own files: staged content, large objects, refused content.
+
+Owns ``staging/``, ``objects/`` and ``refused/`` below ``.coherence``. Writes no
+visible file: the commit and recovery modules exchange what is staged here into
+place. A staged file already has the mode, owner and extended attributes of the
+file that it will replace, and the witness ``user.coherence.gen``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import itertools
+import os
+import secrets
+import stat
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from coherent_volume.digest import digest_of, digest_of_chunks, short_name
+from coherent_volume.errors import NotPermittedError, StorageError
+from coherent_volume.files import CHUNK
+from coherent_volume.model import ArtifactKey, Digest
+from coherent_volume.records import Staged
+from coherent_volume.syscalls import start_writeback
+
+__all__ = ["WITNESS", "Attributes", "StagedContent", "Staging", "Witness"]
+
+WITNESS = "user.coherence.gen"
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+_COPY = 64 << 20  # bytes a copy_file_range call moves at most
+_NO_XATTRS = (errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EPERM, errno.EACCES)
+
+
+@dataclass(frozen=True, slots=True)
+class Attributes:
+    """What a commit keeps of the file that it replaces."""
+
+    mode: int
+    uid: int
+    gid: int
+    xattrs: tuple[tuple[str, bytes], ...]
+
+    @classmethod
+    def of(cls, descriptor: int, found: os.stat_result) -> Attributes:
+        """The attributes of an open file."""
+        try:
+            names = os.listxattr(descriptor)
+            pairs = tuple(
+                (name, os.getxattr(descriptor, name))
+                for name in names
+                if name != WITNESS and name.startswith(("user.", "system.posix_acl_"))
+            )
+        except OSError:
+            pairs = ()
+        return cls(stat.S_IMODE(found.st_mode), found.st_uid, found.st_gid, pairs)
+
+
+@dataclass(frozen=True, slots=True)
+class Witness:
+    """What a file itself remembers: whose generation it was made as.
+
+    It tells a sidecar that was rolled back (the file knows a later generation)
+    from a foreign edit (the file knows none, or an earlier one).
+    """
+
+    incarnation: str
+    name: str
+    generation: int
+
+    def text(self) -> bytes:
+        return f"{self.incarnation[:16]}:{self.name}:{self.generation}".encode()
+
+    @classmethod
+    def read(cls, descriptor: int, incarnation: str, key: ArtifactKey) -> int:
+        """The generation that the file remembers of *this* artifact, or -1."""
+        try:
+            life, name, generation = os.getxattr(descriptor, WITNESS).split(b":")
+        except (OSError, ValueError):
+            return -1
+        if life != incarnation[:16].encode() or name != short_name(key).encode():
+            return -1  # copied from elsewhere, or of a volume made anew
+        return int(generation) if generation.isdigit() else -1
+
+
+@dataclass(slots=True)
+class StagedContent:
+    """Content in staging: the file's name, digest and size, and how it is kept.
+
+    ``data`` is the content when it is small, ``object`` the name of its copy
+    below ``objects/`` when it is large.
+    """
+
+    stage: str
+    digest: Digest
+    size: int
+    inode: Staged
+    data: bytes | None
+    object: str | None = None
+
+
+class Staging:
+    """One process's way to the sidecar's files."""
+
+    def __init__(self, directory: str, incarnation: str, *, durable: bool) -> None:
+        self._incarnation = incarnation
+        self._durable = durable
+        self.inline_max = (128 if durable else 64) << 10
+        # The token tells whose stages these are; see session.Presence.
+        self.token = secrets.token_hex(8)
+        self._counter = itertools.count()
+        self.staging = os.open(os.path.join(directory, "staging"), _DIRECTORY)
+        self.objects = os.open(os.path.join(directory, "objects"), _DIRECTORY)
+        self.refused = os.open(os.path.join(directory, "refused"), _DIRECTORY)
+
+    def close(self) -> None:
+        """Let go of the three directories."""
+        for descriptor in (self.staging, self.objects, self.refused):
+            os.close(descriptor)
+
+    def renew_token(self) -> None:
+        """Take a new token, in a forked child."""
+        self.token = secrets.token_hex(8)
+
+    def next_name(self) -> str:
+        """A stage name that was never used."""
+        return f"{self.token}.{next(self._counter)}"
+
+    # ── staging ──────────────────────────────────────────────────────────────
+
+    def stage(
+        self,
+        key: ArtifactKey,
+        generation: int,
+        content: bytes | Iterable[bytes],
+        attributes: Attributes | None,
+        *,
+        history: bool = True,
+    ) -> StagedContent:
+        """Write *content* to a new staged file, ready to be exchanged into place.
+
+        With *history* large content is copied to ``objects/`` as well, flushed
+        if the volume is durable. Raises OSError; nothing is left behind then.
+        """
+        name = self.next_name()
+        mode = 0o666 if attributes is None else attributes.mode
+        descriptor = os.open(
+            name, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode, dir_fd=self.staging
+        )
+        try:
+            self._mark(descriptor, key, generation)
+            if isinstance(content, bytes):
+                data: bytes | None = content
+                _write_all(descriptor, content)
+                digest = digest_of(content)
+            else:
+                data = None
+                digest = _write_chunks(descriptor, content)
+            if attributes is not None:
+                _give(descriptor, attributes)
+            found = os.fstat(descriptor)
+            staged = StagedContent(
+                name, digest, found.st_size, Staged(found.st_ino, found.st_mtime_ns), data
+            )
+            if found.st_size > self.inline_max:
+                staged.data = None
+                if history:
+                    staged.object = self.keep_object(descriptor, staged.digest)
+            elif data is None:
+                staged.data = os.pread(descriptor, found.st_size, 0)
+            if self._durable:
+                start_writeback(descriptor)
+            return staged
+        except BaseException:
+            self.discard(name)
+            raise
+        finally:
+            os.close(descriptor)
+
+    def _mark(self, descriptor: int, key: ArtifactKey, generation: int) -> None:
+        # Where the file system has no extended attributes a rolled back
+        # sidecar cannot be told from a foreign edit; nothing else changes.
+        with contextlib.suppress(OSError):
+            witness = Witness(self._incarnation, short_name(key), generation)
+            os.setxattr(descriptor, WITNESS, witness.text())
+
+    def remark(self, staged: StagedContent, key: ArtifactKey, generation: int) -> None:
+        """Correct the witness of a staged file: it will be another generation."""
+        descriptor = os.open(staged.stage, os.O_RDONLY | os.O_CLOEXEC, dir_fd=self.staging)
+        try:
+            self._mark(descriptor, key, generation)
+        finally:
+            os.close(descriptor)
+
+    def give_attributes(self, staged: StagedContent, attributes: Attributes) -> None:
+        """Let a staged file have *attributes*: the target's changed meanwhile."""
+        descriptor = os.open(staged.stage, os.O_RDONLY | os.O_CLOEXEC, dir_fd=self.staging)
+        try:
+            _give(descriptor, attributes)
+        finally:
+            os.close(descriptor)
+
+    # ── objects ──────────────────────────────────────────────────────────────
+
+    def keep_object(self, source: int, digest: Digest) -> str:
+        """Copy the open file *source* to ``objects/``, flushed if durable.
+
+        Written once at its final name: renaming it there would cost a second
+        flush, of the directory, before the commit.
+        """
+        name = f"{digest.hex()}.{self.next_name()}"
+        target = os.open(
+            name, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=self.objects
+        )
+        try:
+            copy_content(source, target)
+            if self._durable:
+                os.fsync(target)
+        except BaseException:
+            self.drop_object(name)
+            raise
+        finally:
+            os.close(target)
+        return name
+
+    def open_object(self, name: str) -> int:
+        """A descriptor of an object; raises FileNotFoundError."""
+        return os.open(name, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW, dir_fd=self.objects)
+
+    def drop_object(self, name: str) -> None:
+        """Remove an object that no generation needs."""
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(name, dir_fd=self.objects)
+
+    # ── ends of a stage ──────────────────────────────────────────────────────
+
+    def discard(self, stage: str) -> None:
+        """Remove a staged file, if it is still there."""
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(stage, dir_fd=self.staging)
+
+    def look(self, stage: str) -> os.stat_result | None:
+        """What stands at *stage*, or None."""
+        try:
+            return os.stat(stage, dir_fd=self.staging, follow_symlinks=False)
+        except FileNotFoundError:
+            return None
+
+    def open_stage(self, stage: str) -> int:
+        """A descriptor for reading what stands at *stage*."""
+        flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+        return os.open(stage, flags, dir_fd=self.staging)
+
+    def refuse(self, stage: str, key: ArtifactKey, who: str, base: int, digest: Digest) -> str:
+        """Move a staged file to ``refused/``; returns its path below the root.
+
+        The name is the same for the same content refused in the same situation,
+        so repeated refusals keep one copy and say the same words.
+        """
+        label = _refused_label(key, who, base, digest)
+        os.rename(stage, label, src_dir_fd=self.staging, dst_dir_fd=self.refused)
+        os.utime(label, dir_fd=self.refused)
+        return f".coherence/refused/{label}"
+
+    def keep(
+        self,
+        key: ArtifactKey,
+        content: bytes | Iterable[bytes],
+        who: str,
+        base: int,
+        digest: Digest,
+    ) -> str:
+        """Write *content* to ``refused/``; returns its path below the root."""
+        name = self.next_name()
+        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+        target = os.open(name, flags, 0o600, dir_fd=self.staging)
+        try:
+            for chunk in [content] if isinstance(content, bytes) else content:
+                _write_all(target, chunk)
+        finally:
+            os.close(target)
+        return self.refuse(name, key, who, base, digest)
+
+
+def _refused_label(key: ArtifactKey, session: str, base: int, digest: Digest) -> str:
+    """A file name for refused content: artifact, session, base and digest."""
+    name = os.fsdecode(key.rpartition(b"/")[2])
+    plain = "".join(c if c.isascii() and (c.isalnum() or c in "-_.") else "_" for c in name)
+    who = "".join(c if c.isascii() and (c.isalnum() or c in "-_") else "_" for c in session)
+    return f"{plain[:80]}.{who[:40]}.g{base}.{short_name(key)[:4]}{digest.hex()[:12]}"
+
+
+def copy_content(source: int, target: int) -> None:
+    """Copy all bytes of one open file to another; in the kernel where it can."""
+    offset = 0
+    while True:
+        try:
+            done = os.copy_file_range(source, target, _COPY, offset)
+        except OSError as error:
+            if error.errno not in (errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP):
+                raise
+            break
+        if done == 0:
+            return
+        offset += done
+    while chunk := os.pread(source, CHUNK, offset):
+        _write_all(target, chunk)
+        offset += len(chunk)
+
+
+def _write_all(descriptor: int, data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[os.write(descriptor, view) :]
+
+
+def _write_chunks(descriptor: int, chunks: Iterable[bytes]) -> Digest:
+    def written() -> Iterator[bytes]:
+        for chunk in chunks:
+            _write_all(descriptor, chunk)
+            yield chunk
+
+    return digest_of_chunks(written())
+
+
+def _give(descriptor: int, wanted: Attributes) -> None:
+    found = os.fstat(descriptor)
+    if (found.st_uid, found.st_gid) != (wanted.uid, wanted.gid):
+        try:
+            os.fchown(descriptor, wanted.uid, wanted.gid)
+        except PermissionError as error:
+            raise NotPermittedError(
+                f"a commit keeps the owner, and this user may not give files to {wanted.uid}:"
+                f"{wanted.gid}",
+                advice="Nothing was changed. Write as the owner, or change the owner first.",
+            ) from error
+    for name, value in wanted.xattrs:
+        try:
+            os.setxattr(descriptor, name, value)
+        except OSError as error:
+            if error.errno not in _NO_XATTRS:
+                raise StorageError(
+                    f"could not keep the extended attribute {name}: {error.strerror}",
+                    step="stage",
+                    errno=error.errno,
+                ) from error
+    # After the owner: chown clears the set-id bits. After the access list,
+    # which has the mode's bits in it.
+    if stat.S_IMODE(os.fstat(descriptor).st_mode) != wanted.mode:
+        os.fchmod(descriptor, wanted.mode)
