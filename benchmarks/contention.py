@@ -6,19 +6,19 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from benchmarks import ours
 from benchmarks.counter_worker import COUNTER
 from benchmarks.incumbent import Incumbent
 from benchmarks.measure import spread_of
+from benchmarks.ours import Durability
 from benchmarks.settings import Context
 from benchmarks.table import Row, Target
 from benchmarks.workers import WorkerFailedError, environment, run_together
 
 __all__ = ["counters"]
 
-Durability = Literal["power", "process"]
 THROUGHPUT = Target(0.7, ">=")
 FAIRNESS = Target(0.5, ">=", of="ours")
 NONE_LOST = Target(0, "<=", of="ours", unit="")
@@ -55,13 +55,16 @@ def _command(arm: str, durability: Durability, seconds: float) -> Commands:
     return build
 
 
-def _round(context: Context, commands: Commands, processes: int, volume: bool) -> tuple[Any, int]:
+def _round(
+    context: Context, commands: Commands, processes: int, durability: Durability | None
+) -> tuple[Any, int]:
+    """Run one round in a directory of its own, a volume if *durability* is given."""
     root = context.fresh_directory("counter")
     counter = root / COUNTER
     counter.parent.mkdir()
     counter.write_bytes(b"0")
-    if volume:
-        ours.open_volume(root, create=True).close()
+    if durability is not None:
+        ours.make_volume(root, durability).close()
         ours.age()
     patience = 60 + 10 * context.settings.counter_seconds
     reports = run_together([commands(root)] * processes, environment(), patience)
@@ -110,8 +113,9 @@ def _compare(
                 except WorkerFailedError as error:
                     context.notes.append(f"incumbent, counter, {processes} processes: {error}")
             else:
+                made = durability if arm == "ours" else None
                 command = _command(arm, durability, seconds)
-                tallies[arm].add(*_round(context, command, processes, arm == "ours"))
+                tallies[arm].add(*_round(context, command, processes, made))
     return {arm: tally for arm, tally in tallies.items() if tally.rates}
 
 

@@ -68,7 +68,7 @@ def _plain(root: str, durable: bool, seconds: float) -> None:
 def _ours(root: str, durable: bool, seconds: float) -> None:
     from benchmarks import ours
 
-    with ours.open_volume(Path(root), "power" if durable else "process") as volume:
+    with ours.open_volume(Path(root)) as volume:
         count_for(
             seconds,
             lambda: volume.update(COUNTER, next_number),

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Literal
 
 from benchmarks import ours, plain
 from benchmarks.measure import Arm, Plan, Samples, interleave, payloads
-from benchmarks.ours import CoherentVolume
+from benchmarks.ours import CoherentVolume, Durability
 from benchmarks.settings import KIB, MIB, Context, size_name
 from benchmarks.table import Row, Target
 
@@ -71,7 +70,7 @@ def _unchanged_read(context: Context, size: int) -> Row:
     root = context.fresh_directory("unchanged")
     (name,) = ours.lay_out(root, 1, payloads(size, context.rng))
     path = str(root / name)
-    with ours.open_volume(root, create=True) as volume:
+    with ours.make_volume(root) as volume:
         volume.read(name)
         ours.age()
         volume.read(name)
@@ -92,7 +91,7 @@ def _first_read(context: Context, size: int, committed: bool) -> Row:
     root = context.fresh_directory("first")
     content = payloads(size, context.rng)
     names = ours.lay_out(root, plan.calls, content)
-    ours.open_volume(root, create=True).close()
+    ours.make_volume(root, "process").close()
     if committed:
         ours.commit_files(root, names, lambda number: content(number + plan.calls))
     ours.age()
@@ -121,14 +120,14 @@ def _write_target(durability: str, size: int) -> Target | None:
 def writes(context: Context) -> list[Row]:
     """Measure commits from a current view, at both durabilities and every size."""
     rows = []
-    durabilities: tuple[Literal["power", "process"], ...] = ("power", "process")
+    durabilities: tuple[Durability, ...] = ("power", "process")
     for durability in durabilities:
         for size in context.settings.sizes:
             rows.append(_write(context, size, durability))
     return rows
 
 
-def _write(context: Context, size: int, durability: Literal["power", "process"]) -> Row:
+def _write(context: Context, size: int, durability: Durability) -> Row:
     title = f"{'durable' if durability == 'power' else 'process'} write {size_name(size)}"
     context.progress(title)
     durable = durability == "power"
@@ -138,7 +137,7 @@ def _write(context: Context, size: int, durability: Literal["power", "process"])
     content = payloads(size, context.rng)
     (name,) = ours.lay_out(root, 1, content)
     beside = _plain_files(context, content)
-    with ours.open_volume(root, durability, create=True) as volume:
+    with ours.make_volume(root, durability) as volume:
         volume.read(name)
         arms = [
             Arm("plain", partial(write, beside[0]), content),
@@ -177,7 +176,7 @@ def _update(context: Context, size: int) -> Row:
         data = content(call)
         return lambda _: data
 
-    with ours.open_volume(root, "power", create=True) as volume:
+    with ours.make_volume(root) as volume:
         volume.read(name)
         arms = [
             Arm("plain", partial(plain.update_durably, beside[0]), change),
@@ -193,7 +192,7 @@ def sustained(context: Context) -> list[Row]:
     return [_sustained(context, "power"), _sustained(context, "process")]
 
 
-def _sustained(context: Context, durability: Literal["power", "process"]) -> Row:
+def _sustained(context: Context, durability: Durability) -> Row:
     count, size = context.settings.sustained_writes, 4 * KIB
     kind = "durable" if durability == "power" else "process"
     title = f"{count} {kind} writes of 4 KiB and close"
@@ -203,7 +202,7 @@ def _sustained(context: Context, durability: Literal["power", "process"]) -> Row
     content = payloads(size, context.rng)
     (name,) = ours.lay_out(root, 1, content)
     beside = _plain_files(context, content)
-    ours.open_volume(root, durability, create=True).close()
+    ours.make_volume(root, durability).close()
 
     def through(write: Callable[[str, bytes], None], path: str) -> Callable[[int], None]:
         def run(call: int) -> None:

@@ -5,30 +5,35 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Literal
 
 from coherent_volume import CoherentVolume
 from coherent_volume.errors import ConflictError, UnavailableError
+from coherent_volume.model import Durability
 
 __all__ = [
     "MANAGED",
     "CoherentVolume",
     "ConflictError",
+    "Durability",
     "UnavailableError",
     "age",
     "commit_files",
     "lay_out",
+    "make_volume",
     "open_volume",
 ]
 
 MANAGED = ("files/**",)
 
 
-def open_volume(
-    root: Path, durability: Literal["power", "process"] | None = None, create: bool = False
-) -> CoherentVolume:
-    """Open a volume, as a fresh process session sees it; make it on request."""
-    return CoherentVolume(root, managed=MANAGED if create else None, durability=durability)
+def make_volume(root: Path, durability: Durability = "power") -> CoherentVolume:
+    """Make a volume and return it open; its durability is fixed from here on."""
+    return CoherentVolume(root, managed=MANAGED, durability=durability)
+
+
+def open_volume(root: Path) -> CoherentVolume:
+    """Open a volume that was made before."""
+    return CoherentVolume(root)
 
 
 def lay_out(root: Path, count: int, content: Callable[[int], bytes]) -> list[str]:
@@ -42,8 +47,8 @@ def lay_out(root: Path, count: int, content: Callable[[int], bytes]) -> list[str
 
 
 def commit_files(root: Path, names: list[str], content: Callable[[int], bytes]) -> None:
-    """Commit every name once through the library, without waiting for the disk."""
-    with open_volume(root, durability="process") as volume:
+    """Commit every name once through the library."""
+    with open_volume(root) as volume:
         for number, name in enumerate(names):
             volume.write(name, content(number), overwrite=True)
 

@@ -45,7 +45,7 @@ def _operation(arguments: argparse.Namespace, root: Path) -> tuple[Arm, Arm]:
     twice = 2 * arguments.count + 100
     files = twice if arguments.operation == "first-read" else 1
     names = ours.lay_out(root, files, content)
-    ours.open_volume(root, arguments.durability, create=True).close()
+    ours.make_volume(root, arguments.durability).close()
     if arguments.committed:
         ours.commit_files(root, names, lambda number: content(number + twice))
     ours.age()

@@ -31,7 +31,7 @@ def _volume_of(context: Context, count: int, incumbent: Incumbent | None) -> lis
     content = payloads(KIB, context.rng)
     context.progress(f"{count:,} artifacts: laying out")
     names = ours.lay_out(root, count, content)
-    ours.open_volume(root, create=True).close()
+    ours.make_volume(root, "process").close()
     ours.age()
     rows = [_read_all(context, root, names, f"never committed, {count:,}")]
     if incumbent is not None:

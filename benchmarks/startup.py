@@ -75,7 +75,7 @@ def starts(context: Context, incumbent: Incumbent | None) -> list[Row]:
 def _command_read(context: Context, command: list[str]) -> Row:
     root = context.fresh_directory("cli")
     (name,) = ours.lay_out(root, 1, payloads(KIB, context.rng))
-    ours.open_volume(root, create=True).close()
+    ours.make_volume(root).close()
     path = str(root / name)
     script = f"import sys; sys.stdout.buffer.write(open({path!r}, 'rb').read())"
     pairs = {
