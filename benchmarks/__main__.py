@@ -1,6 +1,7 @@
 """The command ``python -m benchmarks``: measure, print one table, clean up.
 
-Ends with status 1 only when a counter came out wrong; speed never fails a run.
+Ends with status 1 only when a counter came out wrong or a part broke off; speed
+never fails a run.
 """
 
 from __future__ import annotations
@@ -13,7 +14,8 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+import traceback
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from benchmarks import contention, latency, machine, scale, startup
@@ -61,32 +63,53 @@ def _progress() -> Callable[[str], None]:
     return show
 
 
+def _parts(
+    context: Context, incumbent: Incumbent | None, wanted: Sequence[str]
+) -> Iterator[tuple[str, Callable[[], list[Row]]]]:
+    """Yield the wanted parts: a title and what measures its rows."""
+    if "reads" in wanted:
+        yield "Reading", lambda: latency.reads(context)
+    if "writes" in wanted:
+        yield "Writing", lambda: latency.writes(context) + latency.sustained(context)
+        yield "Updating", lambda: latency.updates(context)
+    if "counter" in wanted:
+        yield "Contending", lambda: contention.counters(context, incumbent)
+    if "scale" in wanted:
+        yield "Many artifacts", lambda: scale.volumes(context, incumbent)
+    if "startup" in wanted:
+        yield "Starting", lambda: startup.starts(context, incumbent)
+
+
 def _measure(
     context: Context, incumbent: Incumbent | None, wanted: Sequence[str]
 ) -> list[tuple[str, list[Row]]]:
-    """Run the wanted parts and return their rows under their titles."""
+    """Run the wanted parts; one that breaks is told and does not take the others along."""
     found: list[tuple[str, list[Row]]] = []
-    if "reads" in wanted:
-        found.append(("Reading", latency.reads(context)))
-    if "writes" in wanted:
-        found.append(("Writing", latency.writes(context) + latency.sustained(context)))
-        found.append(("Updating", latency.updates(context)))
-    if incumbent is not None and found:
+    for title, measure in _parts(context, incumbent, wanted):
+        begin = time.monotonic()
         try:
-            theirs = incumbent.latencies(context)
-        except WorkerFailedError as error:
-            theirs = {}
-            context.notes.append(f"incumbent, single caller: {error}")
-        for _, rows in found:
-            for row in rows:
-                row.incumbent = theirs.get(row.key, "")
-    if "counter" in wanted:
-        found.append(("Contending", contention.counters(context, incumbent)))
-    if "scale" in wanted:
-        found.append(("Many artifacts", scale.volumes(context, incumbent)))
-    if "startup" in wanted:
-        found.append(("Starting", startup.starts(context, incumbent)))
+            found.append((title, measure()))
+        except Exception as error:  # noqa: BLE001 - whatever it is, the table so far is printed
+            traceback.print_exc()
+            context.failures.append(f"{title} broke off: {error!r}")
+        context.seconds[title] = round(time.monotonic() - begin, 1)
+    if incumbent is not None and {"reads", "writes"} & set(wanted):
+        begin = time.monotonic()
+        _fill_in(context, incumbent, found)
+        context.seconds["Incumbent, single caller"] = round(time.monotonic() - begin, 1)
     return found
+
+
+def _fill_in(context: Context, incumbent: Incumbent, sections: list[tuple[str, list[Row]]]) -> None:
+    """Measure the incumbent's single calls and enter them beside ours."""
+    try:
+        theirs = incumbent.latencies(context)
+    except WorkerFailedError as error:
+        context.notes.append(f"incumbent, single caller: {error}")
+        return
+    for _, rows in sections:
+        for row in rows:
+            row.incumbent = theirs.get(row.key, row.incumbent)
 
 
 def main(given: Sequence[str] | None = None) -> int:
@@ -121,7 +144,7 @@ def main(given: Sequence[str] | None = None) -> int:
     if arguments.json:
         rows = rows_as_json(row for _, part in sections for row in part)
         document = {"machine": known, "failures": context.failures, "rows": rows}
-        document["notes"] = context.notes
+        document |= {"notes": context.notes, "seconds": context.seconds}
         arguments.json.write_text(json.dumps(document, indent=1) + "\n")
     return 1 if context.failures else 0
 

@@ -60,8 +60,8 @@ class Incumbent:
             job = {
                 "size": size,
                 "seed": context.rng.randrange(1 << 32),
-                "read": (max(4, context.settings.read_blocks // 3), _calls(size), 0.0),
-                "write": (max(4, context.settings.write_blocks // 3), _calls(size), 0.06),
+                "read": (max(3, context.settings.read_blocks // 3), _calls(size), 0.0),
+                "write": (max(3, context.settings.write_blocks // 3), _calls(size), 0.06),
             }
             (ratios,) = self._run(context.fresh_directory("incumbent"), "latency", [job])
             found |= {key: f"{ratio:.1f}" for key, ratio in ratios.items()}

@@ -37,7 +37,7 @@ class Settings:
             read_blocks=5,
             write_blocks=4,
             counter_rounds=1,
-            counter_seconds=0.8,
+            counter_seconds=0.5,
             artifact_counts=(1_000,),
             scale_blocks=1,
             startup_runs=4,
@@ -70,6 +70,7 @@ class Context:
     progress: Callable[[str], None]
     failures: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    seconds: dict[str, float] = field(default_factory=dict)
     _made: int = 0
 
     def fresh_directory(self, purpose: str) -> Path:

@@ -14,7 +14,7 @@ from benchmarks.incumbent import Incumbent
 from benchmarks.measure import Arm, Plan, Samples, interleave, payloads
 from benchmarks.settings import KIB, Context
 from benchmarks.table import Row, Target
-from benchmarks.workers import environment
+from benchmarks.workers import WorkerFailedError, environment
 
 __all__ = ["starts"]
 
@@ -34,7 +34,10 @@ def _same(command: list[str], _: int) -> list[str]:
 
 
 def _run(command: Sequence[str]) -> None:
-    subprocess.run(command, check=True, capture_output=True, env=environment())
+    ended = subprocess.run(command, check=False, capture_output=True, env=environment())
+    if ended.returncode:
+        words = ended.stderr.decode(errors="replace")
+        raise WorkerFailedError(f"{command[0]} ended with {ended.returncode}: {words}")
 
 
 def _row(key: str, title: str, samples: Samples, target: Target | None = None) -> Row:
@@ -80,7 +83,7 @@ def _command_read(context: Context, command: list[str]) -> Row:
     script = f"import sys; sys.stdout.buffer.write(open({path!r}, 'rb').read())"
     pairs = {
         "plain": [sys.executable, "-c", script],
-        "ours": [*command, "read", "--root", str(root), name],
+        "ours": [*command, "read", "--root", str(root), path],
     }
     samples = interleave_commands(pairs, context.settings.startup_runs, context.rng)
     return _row("cli-read", "coherent read beside python -c open().read()", samples)
