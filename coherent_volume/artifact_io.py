@@ -14,7 +14,6 @@ from types import TracebackType
 from typing import IO, TYPE_CHECKING, Any, BinaryIO
 
 from coherent_volume.errors import UsageError
-from coherent_volume.files import Look, chunks_of
 from coherent_volume.model import Commit
 
 if TYPE_CHECKING:
@@ -22,19 +21,10 @@ if TYPE_CHECKING:
 
     from coherent_volume.paths import PathArgument
 
-__all__ = ["deliver", "open_artifact"]
+__all__ = ["open_artifact"]
 
 _MODES = ("r", "rb", "w", "wb", "a", "ab", "x", "xb")
 _IN_MEMORY_MAX = 16 << 20  # a writer's content beyond this goes to a temporary file
-
-
-def deliver(look: Look, sink: BinaryIO) -> None:
-    """Write all that *look* saw to *sink*, and flush it."""
-    if look.data is not None:
-        sink.write(look.data)
-    else:
-        sink.writelines(chunks_of(look.descriptor))
-    sink.flush()
 
 
 def open_artifact(volume: Any, path: PathArgument, mode: str, encoding: str) -> IO[Any]:
@@ -46,7 +36,7 @@ def open_artifact(volume: Any, path: PathArgument, mode: str, encoding: str) -> 
         snapshot = tempfile.SpooledTemporaryFile(max_size=_IN_MEMORY_MAX)  # noqa: SIM115
         volume.read_to(path, snapshot)
         snapshot.seek(0)
-        reader: Any = io.BufferedReader(snapshot)  # type: ignore[type-var]
+        reader: Any = snapshot
         return reader if binary else io.TextIOWrapper(reader, encoding=encoding)
     writer = _Writer(_commit_of(volume, path, mode[0]))
     return writer if binary else _TextWriter(writer, encoding)  # type: ignore[return-value]
@@ -125,7 +115,7 @@ class _TextWriter(io.TextIOWrapper):
     """Text over a ``_Writer``, with the same ends."""
 
     def __init__(self, writer: _Writer, encoding: str) -> None:
-        super().__init__(writer, encoding=encoding, newline="")  # type: ignore[type-var]
+        super().__init__(writer, encoding=encoding, newline="")  # type: ignore[arg-type]
         self._writer = writer
 
     @property

@@ -6,6 +6,7 @@ nothing at all: a foreign edit that nobody has adopted yet is only noted.
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Callable, Iterable
 
@@ -52,7 +53,7 @@ def check(parts: VolumeParts, *, repair: bool, progress: Progress | None) -> Che
 def _check_artifact(parts: VolumeParts, key: ArtifactKey) -> tuple[list[CheckFinding], int]:
     name = shown(key)
     try:
-        row = parts.sidecar.artifact(key, gated=False)
+        row = parts.sidecar.artifact(key)
     except DamagedError as error:
         return [CheckFinding("damage", name, error.message)], 0
     if row is None:
@@ -66,7 +67,7 @@ def _check_history(parts: VolumeParts, key: ArtifactKey, row: ArtifactRow) -> It
     rows = parts.sidecar.history(key, None)
     if not rows or rows[0].generation != row.generation or rows[0].digest != row.digest:
         yield f"the history does not end in the current generation {row.generation}"
-    for newer, older in zip(rows, rows[1:], strict=False):
+    for newer, older in itertools.pairwise(rows):
         if newer.generation != older.generation + 1 and newer.kind != "recovered":
             yield f"generation {newer.generation} follows {older.generation}"
     for entry in rows:

@@ -13,23 +13,15 @@ Does not read globs, grant leases or know the command line.
 from __future__ import annotations
 
 import contextlib
-import enum
 import errno
 import os
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
 
 from coherent_volume import points
 from coherent_volume.errors import (
-    AlreadyExistsError,
     CoherenceError,
     ConflictError,
-    FencedError,
     ForeignEditError,
-    LinkedArtifactError,
-    NotFoundError,
-    NotObservedError,
-    StaleGenerationError,
     UnconfirmedError,
     from_os_error,
 )
@@ -44,47 +36,16 @@ from coherent_volume.install import (
     put_back,
 )
 from coherent_volume.install import publish as publish_all
+from coherent_volume.judgement import Intent, judge
 from coherent_volume.model import ABSENT_DIGEST, ArtifactKey, Commit, Digest
 from coherent_volume.parts import VolumeParts
 from coherent_volume.paths import shown
 from coherent_volume.records import OUTSIDE, ArtifactRow, Publication, SeenRow
 from coherent_volume.recovery import Head, content_of
-from coherent_volume.staging import Attributes, StagedContent
+from coherent_volume.staging import Attributes
 from coherent_volume.syscalls import openat2
 
-__all__ = ["Expectation", "Intent", "commit"]
-
-
-class Expectation(enum.Enum):
-    """What a commit claims of the artifact before it."""
-
-    SEEN = "seen"
-    """The head is what the author saw (``Intent.base``); absent if it saw nothing."""
-    ABSENT = "absent"
-    """The name is free: a create."""
-    ANYTHING = "anything"
-    """Replace whatever is there: the caller said overwrite."""
-
-
-@dataclass(slots=True)
-class Intent:
-    """One artifact's part in a commit.
-
-    ``content`` is None for a deletion. ``renews_view`` says whether the new
-    generation becomes what the session saw even if its view was stale.
-    ``keep_refused`` is False for a try that will be repeated.
-    """
-
-    key: ArtifactKey
-    kind: str
-    content: bytes | Iterable[bytes] | None
-    expectation: Expectation
-    base: SeenRow | None = None
-    renews_view: bool = True
-    keep_refused: bool = True
-    attributes_of: ArtifactKey | None = None
-    staged: StagedContent | None = field(default=None)
-    attributes: Attributes | None = field(default=None)
+__all__ = ["commit"]
 
 
 def commit(parts: VolumeParts, intents: Sequence[Intent]) -> list[Commit]:
@@ -104,7 +65,7 @@ def commit(parts: VolumeParts, intents: Sequence[Intent]) -> list[Commit]:
             with settled_heads(parts, [intent.key for intent in intents]) as heads:
                 try:
                     for intent, head in zip(intents, heads, strict=True):
-                        _judge(parts, intent, head)
+                        judge(parts, intent, head)
                 except ConflictError as conflict:
                     _keep_refused(parts, intents, conflict)
                     raise
@@ -162,87 +123,7 @@ def _discard(parts: VolumeParts, intents: Sequence[Intent]) -> None:
                 parts.staging.drop_object(staged.object)
 
 
-# ── check ────────────────────────────────────────────────────────────────────
-
-
-def _judge(parts: VolumeParts, intent: Intent, head: Head) -> None:
-    """Raise the reason why *intent* must not follow *head*, if there is one."""
-    _judge_view(parts, intent, head)
-    if intent.content is None and not head.exists:
-        raise NotFoundError("no such artifact", path=shown(head.key), generation=head.generation)
-    if head.look.exists and head.look.stat.st_nlink > 1:
-        raise LinkedArtifactError(
-            f"the file has {head.look.stat.st_nlink} names (hard links); a commit would split them",
-            path=shown(head.key),
-            links=head.look.stat.st_nlink,
-        )
-
-
-def _judge_view(parts: VolumeParts, intent: Intent, head: Head) -> None:
-    path = shown(head.key)
-    if intent.expectation is Expectation.ANYTHING:
-        return
-    if intent.expectation is Expectation.ABSENT:
-        if head.exists:
-            raise AlreadyExistsError(
-                f"exists already, at generation {head.generation}{_by(parts, head)}",
-                path=path,
-                current=head.generation,
-            )
-        return
-    base = intent.base
-    if base is None:
-        if head.exists:
-            raise NotObservedError(
-                f"exists at generation {head.generation}{_by(parts, head)},"
-                f" and {parts.session.name} has never read it",
-                path=path,
-                current=head.generation,
-            )
-        return
-    if base.epoch < head.epoch:
-        raise FencedError(
-            f"ownership was taken away since you looked (your epoch {base.epoch},"
-            f" now {head.epoch})",
-            path=path,
-            held=base.epoch,
-            current=head.epoch,
-        )
-    # Equal content is enough: a peer who rewrote the very bytes that the author
-    # saw made no difference. Generation 0 is told apart by its digest alone.
-    if base.digest == head.digest:
-        return
-    raise _stale(parts, base, head)
-
-
-def _stale(parts: VolumeParts, base: SeenRow, head: Head) -> ConflictError:
-    author = _author(parts, head)
-    if head.row is None or author == OUTSIDE:
-        kind: type[ConflictError] = ForeignEditError
-        what = "edited" if head.exists else "deleted"
-        cause = f"{what} from outside since you read it"
-    else:
-        kind = StaleGenerationError
-        cause = f"{author} {'committed' if head.exists else 'deleted it'} since you read it"
-    return kind(
-        f"{cause}: you saw generation {base.generation}, current is {head.generation}",
-        path=shown(head.key),
-        base=base.generation,
-        current=head.generation,
-        by=author,
-    )
-
-
-def _author(parts: VolumeParts, head: Head) -> str:
-    if head.row is None:
-        return OUTSIDE
-    record = parts.sidecar.generation(head.row.id, head.row.generation)
-    return record.session if record else OUTSIDE
-
-
-def _by(parts: VolumeParts, head: Head) -> str:
-    author = _author(parts, head)
-    return "" if head.row is None or author == OUTSIDE else f" (by {author})"
+# ── refuse ───────────────────────────────────────────────────────────────────
 
 
 def _keep_refused(parts: VolumeParts, intents: Sequence[Intent], conflict: ConflictError) -> None:
@@ -349,7 +230,13 @@ def _publication(
         object=staged.object if staged else None,
         baseline=baseline,
         install=install_row(
-            parts, stage, staged.inode if staged else None, previous, head.row, generation
+            parts,
+            stage,
+            staged.inode if staged else None,
+            previous,
+            head.row,
+            head.digest,
+            generation,
         ),
         observer=parts.session.observer if view_is_current or intent.renews_view else None,
     )

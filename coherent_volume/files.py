@@ -99,13 +99,17 @@ class Look:
     digest: Digest
     data: bytes | None
     leased: bool
+    writer: bool = False
+    """Somebody has the file open for writing: the bytes may be half of an edit."""
 
     @property
     def exists(self) -> bool:
+        """Whether there is a file."""
         return self.descriptor >= 0
 
     @property
     def fingerprint(self) -> Fingerprint:
+        """What must be equal later for the file to be unchanged."""
         found = self.stat
         return Fingerprint(
             found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
@@ -137,11 +141,12 @@ def absent() -> Look:
     return Look(-1, _NOTHING, ABSENT_DIGEST, None, leased=False)
 
 
-def look(root: int, key: ArtifactKey, *, keep: bool = True) -> Look:
+def look(root: int, key: ArtifactKey, *, keep: bool = True, beside_writer: bool = False) -> Look:
     """Open *key* below *root*, and read and hash it as one consistent whole.
 
-    With *keep* the content is kept when it is not too large. Raises
-    WriterPresent, SymlinkFound, NotRegularFileError, OSError.
+    With *keep* the content is kept when it is not too large. With
+    *beside_writer* a file that is open for writing is looked at all the same,
+    and marked. Raises WriterPresent, SymlinkFound, NotRegularFileError, OSError.
     """
     try:
         descriptor = openat2(root, key, _OPEN)
@@ -158,15 +163,21 @@ def look(root: int, key: ArtifactKey, *, keep: bool = True) -> Look:
             ) from None
         raise
     try:
-        return look_at(descriptor, key, keep=keep)
+        return look_at(descriptor, key, keep=keep, beside_writer=beside_writer)
     except BaseException:
         os.close(descriptor)
         raise
 
 
-def look_at(descriptor: int, key: bytes, *, keep: bool = True) -> Look:
+def look_at(descriptor: int, key: bytes, *, keep: bool = True, beside_writer: bool = False) -> Look:
     """As ``look``, at an open file; the Look takes *descriptor* over."""
-    leased = take_lease(descriptor)
+    writer = leased = False
+    try:
+        leased = take_lease(descriptor)
+    except WriterPresent:
+        if not beside_writer:
+            raise
+        writer = True
     found = os.fstat(descriptor)
     if not stat.S_ISREG(found.st_mode):
         what = kind_of(found.st_mode)
@@ -182,6 +193,8 @@ def look_at(descriptor: int, key: bytes, *, keep: bool = True) -> Look:
             digest = digest_of_chunks(chunks_of(descriptor))
         if leased:
             return Look(descriptor, found, digest, data, leased=True)
+        if writer:
+            return Look(descriptor, found, digest, data, leased=False, writer=True)
         # No lease: look once more, apart in time if the file is fresh.
         if time.time_ns() - max(found.st_mtime_ns, found.st_ctime_ns) < RACY_NS:
             time.sleep(RACY_NS / 1e9)

@@ -20,8 +20,8 @@ from coherent_volume.files import (
     lease_unbroken,
     look_at,
 )
-from coherent_volume.model import ABSENT_DIGEST, ArtifactKey
-from coherent_volume.parts import VolumeParts, now_ns
+from coherent_volume.model import ArtifactKey, Digest
+from coherent_volume.parts import Displaced, VolumeParts, now_ns
 from coherent_volume.records import (
     OUTSIDE,
     ArtifactRow,
@@ -38,6 +38,7 @@ __all__ = [
     "install",
     "install_row",
     "keep_history",
+    "looks",
     "previous_of",
     "publish",
     "put_back",
@@ -72,16 +73,17 @@ def install_row(
     staged: Staged | None,
     previous: Previous | None,
     row: ArtifactRow | None,
+    displaces: Digest,
     generation: int,
 ) -> InstallRow:
-    """The record of an install of *generation* over what *row* says is current."""
+    """The record of an install of *generation* over the content *displaces*."""
     return InstallRow(
         stage=stage,
         artifact=row.id if row else 0,
         generation=generation,
         staged=staged,
         previous=previous,
-        previous_digest=row.digest if row else ABSENT_DIGEST,
+        previous_digest=displaces,
         boot=parts.boot,
         started_ns=now_ns(),
     )
@@ -103,9 +105,11 @@ def publish(parts: VolumeParts, publications: list[Publication]) -> list[Artifac
                 boot=parts.boot,
             )
         else:
-            found = parts.sidecar.artifact(new.key, gated=True)
+            found = parts.sidecar.current(new.key, gated=True)[0]
             assert found is not None  # noqa: S101 - inserted by this very transaction
             row = found
+            if new.install is not None:
+                new.install = replace(new.install, artifact=row.id)
         rows.append(row)
     return rows
 
@@ -139,9 +143,12 @@ def install(
         points.reached("installed")
         if parts.durable:
             parts.unsynced_directories.add(key.rpartition(b"/")[0])
-    if record.previous is None or _displaced_as_judged(parts, record, leased):
+    displaced = parts.staging.look(record.stage)
+    if record.previous is None or _as_judged(displaced, record.previous, leased):
         points.reached("verified")
-        parts.displaced.append((record, now_ns() + DISPLACED_STAY_NS))
+        parts.displaced.append(
+            Displaced(record, now_ns() + DISPLACED_STAY_NS, displaced and looks(displaced))
+        )
         return Outcome.DONE
     points.reached("race_found")
     return Outcome.RACED
@@ -158,10 +165,13 @@ def _move(parts: VolumeParts, folder: int, name: bytes, record: InstallRow) -> N
         renameat2(staging, stage, folder, name, RENAME_EXCHANGE)
 
 
-def _displaced_as_judged(parts: VolumeParts, record: InstallRow, leased: Look | None) -> bool:
-    displaced = parts.staging.look(record.stage)
-    previous = record.previous
-    if displaced is None or previous is None or displaced.st_ino != previous.inode:
+def looks(found: os.stat_result) -> tuple[int, int, int, int]:
+    """What stays equal in a file that nobody has touched."""
+    return found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
+
+
+def _as_judged(displaced: os.stat_result | None, previous: Previous, leased: Look | None) -> bool:
+    if displaced is None or displaced.st_ino != previous.inode:
         return False
     if (displaced.st_mtime_ns, displaced.st_size) != (previous.mtime_ns, previous.size):
         return False
@@ -195,33 +205,7 @@ def put_back(
             os.close(descriptor)
             raise
         try:
-            content, stored = keep_history(parts, foreign)
-            found = foreign.stat
-            back = replace(
-                record,
-                generation=row.generation + 1,
-                artifact=row.id,
-                staged=Staged(found.st_ino, found.st_mtime_ns),
-                previous=_visible(parts, key),
-                previous_digest=row.digest,
-            )
-            (row,) = publish(
-                parts,
-                [
-                    Publication(
-                        key,
-                        row,
-                        row.generation + 1,
-                        "foreign",
-                        OUTSIDE,
-                        foreign.digest,
-                        found.st_size,
-                        content,
-                        stored,
-                        install=back,
-                    )
-                ],
-            )
+            row, back = _publish_foreign(parts, key, row, record, foreign)
             # Crash here: the foreign bytes are a generation; recovery puts
             # their inode back.
             points.reached("put_back")
@@ -233,12 +217,52 @@ def put_back(
         record = back
 
 
-def _visible(parts: VolumeParts, key: ArtifactKey) -> Previous | None:
+def _publish_foreign(
+    parts: VolumeParts, key: ArtifactKey, row: ArtifactRow, record: InstallRow, foreign: Look
+) -> tuple[ArtifactRow, InstallRow]:
+    """Publish a displaced foreign inode, with the record of its way back."""
+    content, stored = keep_history(parts, foreign)
+    found = foreign.stat
+    back = replace(
+        record,
+        generation=row.generation + 1,
+        artifact=row.id,
+        staged=Staged(found.st_ino, found.st_mtime_ns),
+        previous=_expected(parts, key, record),
+        previous_digest=row.digest,
+    )
+    new = Publication(
+        key=key,
+        row=row,
+        generation=row.generation + 1,
+        kind="foreign",
+        session=OUTSIDE,
+        digest=foreign.digest,
+        size=found.st_size,
+        content=content,
+        object=stored,
+        install=back,
+    )
+    (row,) = publish(parts, [new])
+    return row, back
+
+
+def _expected(parts: VolumeParts, key: ArtifactKey, record: InstallRow) -> Previous | None:
+    """What putting back must displace: the inode that this install made visible.
+
+    Never "whatever is visible now": a second outside edit would be displaced as
+    if it had been judged, and the older edit would stand on top of it.
+    """
+    if record.staged is None:
+        return None
     try:
         found = os.stat(key, dir_fd=parts.root.descriptor, follow_symlinks=False)
     except FileNotFoundError:
-        return None
-    return Previous(found.st_ino, found.st_mtime_ns, found.st_ctime_ns, found.st_size)
+        pass  # removed once more: the exchange says so
+    else:
+        if (found.st_ino, found.st_mtime_ns) == record.staged:
+            return Previous(found.st_ino, found.st_mtime_ns, found.st_ctime_ns, found.st_size)
+    return Previous(record.staged.inode, record.staged.mtime_ns, 0, 0)
 
 
 def _swap_back(parts: VolumeParts, key: ArtifactKey, record: InstallRow) -> None:

@@ -100,7 +100,8 @@ class FairLock:
                 os.close(self._descriptor)
             self._descriptor = -1
 
-    def _forget_after_fork(self) -> None:
+    def forget_after_fork(self) -> None:
+        """Start anew in a forked child."""
         # The child's descriptor is the parent's open file: keeping it would
         # keep a dead parent's lock. The mutex may be held by a thread that
         # does not exist here, and the waiting thread does not exist either.
@@ -177,7 +178,7 @@ _all_locks: weakref.WeakSet[FairLock] = weakref.WeakSet()
 
 def _after_fork_in_child() -> None:
     for lock in list(_all_locks):
-        lock._forget_after_fork()
+        lock.forget_after_fork()
 
 
 os.register_at_fork(after_in_child=_after_fork_in_child)

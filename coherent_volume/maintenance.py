@@ -16,12 +16,14 @@ import threading
 import time
 
 from coherent_volume import points
+from coherent_volume.digest import digest_of_chunks
 from coherent_volume.errors import CoherenceError
-from coherent_volume.files import Look, WriterPresent, look_at
+from coherent_volume.files import WriterPresent, chunks_of, take_lease
 from coherent_volume.gating import settled_heads
+from coherent_volume.install import looks
 from coherent_volume.locks import GATE_WAIT_S
 from coherent_volume.model import ArtifactKey
-from coherent_volume.parts import VolumeParts, now_ns
+from coherent_volume.parts import Displaced, VolumeParts, now_ns
 from coherent_volume.records import InstallRow
 from coherent_volume.session import presences
 from coherent_volume.syscalls import openat2
@@ -30,9 +32,10 @@ __all__ = ["Maintenance", "collect_orphans", "dispose", "finish", "sync_director
 
 _log = logging.getLogger("coherent_volume")
 
-_INTERVAL_S = 0.06
+_INTERVAL_S = 0.02
 _CHECKPOINT_BYTES = 4 << 20
 _DAY_S = 86_400
+_PRUNED_AT_ONCE = 256
 
 
 class Maintenance:
@@ -51,13 +54,16 @@ class Maintenance:
         """Work is there; it will be looked at in a moment."""
         if self._thread is None:
             with self._starting:
-                if self._thread is None and not self._stopped.is_set():
-                    self._thread = threading.Thread(
-                        target=self._run, name="coherent-maintenance", daemon=True
-                    )
-                    self._thread.start()
+                self._start()
         if not self._wanted.is_set():
             self._wanted.set()
+
+    def _start(self) -> None:
+        if self._thread is None and not self._stopped.is_set():
+            self._thread = threading.Thread(
+                target=self._run, name="coherent-maintenance", daemon=True
+            )
+            self._thread.start()
 
     def _run(self) -> None:
         while True:
@@ -78,13 +84,13 @@ class Maintenance:
 
     def _pass(self) -> None:
         parts = self._parts
+        if not self._collected:
+            self._collected = True
+            collect_orphans(parts)
         # Taken before the flush: what was installed later is not flushed by it.
         now = now_ns()
         if sync_directories(parts):
             finish(parts, now)
-        if not self._collected:
-            self._collected = True
-            collect_orphans(parts)
         if parts.sidecar.database.log_bytes() > _CHECKPOINT_BYTES:
             with parts.gate.held(GATE_WAIT_S):
                 parts.sidecar.database.checkpoint()
@@ -97,8 +103,7 @@ class Maintenance:
         if thread is None:
             return
         self._wanted.set()
-        if thread is not threading.current_thread():
-            thread.join()
+        thread.join()
         with contextlib.suppress(CoherenceError, OSError):
             self._pass()
 
@@ -140,11 +145,11 @@ def finish(parts: VolumeParts, now: int) -> None:
     """Remove displaced inodes whose time has come, and forget their installs."""
     done: list[str] = []
     for _ in range(len(parts.displaced)):
-        record, not_before = parts.displaced.popleft()
-        if not_before <= now and dispose(parts, record):
-            done.append(record.stage)
+        displaced = parts.displaced.popleft()
+        if displaced.not_before_ns <= now and dispose(parts, displaced):
+            done.append(displaced.record.stage)
         else:
-            parts.displaced.append((record, not_before))
+            parts.displaced.append(displaced)
     while parts.dropped_objects:
         parts.staging.drop_object(parts.dropped_objects.popleft())
     if done:
@@ -152,50 +157,51 @@ def finish(parts: VolumeParts, now: int) -> None:
             parts.sidecar.forget_installs(done)
 
 
-def dispose(parts: VolumeParts, record: InstallRow) -> bool:
+def dispose(parts: VolumeParts, displaced: Displaced) -> bool:
     """Remove what an install displaced, unless somebody still writes to it.
 
     Bytes that no generation has are kept in ``refused/`` and reported: an
     editor that had the file open before the exchange wrote them afterwards.
     """
+    record = displaced.record
     points.reached("before_dispose")
     try:
         descriptor = parts.staging.open_stage(record.stage)
     except FileNotFoundError:
         return True
     try:
-        found = look_at(descriptor, record.stage.encode(), keep=False)
-    except WriterPresent:
-        os.close(descriptor)
-        return False
-    except (OSError, CoherenceError):
-        os.close(descriptor)
-        return True
-    try:
-        if not _is_known(parts, record, found):
-            key = parts.sidecar.key_of(record.artifact) or ArtifactKey(b"unknown")
-            kept = parts.staging.refuse(
-                record.stage, key, "outside", record.generation, found.digest
-            )
-            _log.warning(
-                "%s: an outside editor wrote to a replaced file; its bytes are kept in %s",
-                os.fsdecode(key),
-                kept,
-            )
-            return True
+        # The lease says that no writer is left; an unchanged inode is the one
+        # that was verified, and need not be read again.
+        take_lease(descriptor)
+        if displaced.verified != looks(os.fstat(descriptor)) and not _is_known(
+            parts, record, descriptor
+        ):
+            _keep(parts, record, descriptor)
         parts.staging.discard(record.stage)
+    except WriterPresent:
+        return False
     finally:
-        found.close()
+        os.close(descriptor)
     points.reached("disposed")
     return True
 
 
-def _is_known(parts: VolumeParts, record: InstallRow, found: Look) -> bool:
-    if found.digest == record.previous_digest:
+def _is_known(parts: VolumeParts, record: InstallRow, descriptor: int) -> bool:
+    if record.staged is not None and os.fstat(descriptor).st_ino == record.staged.inode:
         return True
-    if record.staged is not None and found.stat.st_ino == record.staged.inode:
-        return True
-    return parts.sidecar.knows_digest(record.artifact, found.digest)
+    digest = digest_of_chunks(chunks_of(descriptor))
+    return digest == record.previous_digest or parts.sidecar.knows_digest(record.artifact, digest)
+
+
+def _keep(parts: VolumeParts, record: InstallRow, descriptor: int) -> None:
+    key = parts.sidecar.key_of(record.artifact) or ArtifactKey(b"unknown")
+    digest = digest_of_chunks(chunks_of(descriptor))
+    kept = parts.staging.refuse(record.stage, key, "outside", record.generation, digest)
+    _log.warning(
+        "%s: an outside editor wrote to a replaced file; its bytes are kept in %s",
+        os.fsdecode(key),
+        kept,
+    )
 
 
 def collect_orphans(parts: VolumeParts) -> None:
@@ -212,7 +218,9 @@ def collect_orphans(parts: VolumeParts) -> None:
         if record.stage.partition(".")[0] not in alive:
             # Judge it first: it may be unfinished, or hold foreign bytes.
             with contextlib.suppress(CoherenceError, OSError), settled_heads(parts, [key]):
-                parts.displaced.append((record, 0))
+                parts.displaced.append(Displaced(record))
+                if parts.durable:
+                    parts.unsynced_directories.add(key.rpartition(b"/")[0])
     names = {record.stage for _, record in recorded}
     for stage in stages:
         if stage.partition(".")[0] not in alive and stage not in names:
@@ -223,6 +231,16 @@ def collect_orphans(parts: VolumeParts) -> None:
         if owner not in alive and name not in needed:
             parts.staging.drop_object(name)
     _sweep_refused(parts)
+    _prune_aged(parts)
+
+
+def _prune_aged(parts: VolumeParts) -> None:
+    before = time.time_ns() - parts.config.retention.days * _DAY_S * 10**9
+    while parts.sidecar.has_aged(before):
+        # In bites, with the gate free in between: writers never wait for it all.
+        with parts.gate.held(GATE_WAIT_S):
+            dropped = parts.sidecar.prune_aged(before, _PRUNED_AT_ONCE)
+        parts.dropped_objects.extend(name for name in dropped if name is not None)
 
 
 def _sweep_refused(parts: VolumeParts) -> None:

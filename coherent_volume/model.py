@@ -170,4 +170,5 @@ class CheckReport:
 
     @property
     def ok(self) -> bool:
+        """Whether no damage is left."""
         return all(f.repaired or f.severity != "damage" for f in self.findings)

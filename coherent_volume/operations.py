@@ -12,7 +12,7 @@ import random
 import time
 from collections.abc import Callable, Iterable
 
-from coherent_volume.commit import Expectation, Intent, commit
+from coherent_volume.commit import commit
 from coherent_volume.errors import (
     BusyError,
     ConflictError,
@@ -21,6 +21,7 @@ from coherent_volume.errors import (
     UsageError,
 )
 from coherent_volume.files import chunks_of, read_exactly
+from coherent_volume.judgement import Expectation, Intent
 from coherent_volume.model import (
     ABSENT_DIGEST,
     ArtifactKey,
@@ -227,7 +228,7 @@ def seen_of(parts: VolumeParts, key: ArtifactKey, base: Base) -> SeenRow:
     """
     if isinstance(base, Observation):
         return SeenRow(base.generation, Digest(bytes.fromhex(base.digest)), base.epoch)
-    row = parts.sidecar.artifact(key, gated=False)
+    row = parts.sidecar.artifact(key)
     epoch = row.epoch if row else 0
     if isinstance(base, Commit):
         return SeenRow(base.generation, Digest(bytes.fromhex(base.digest)), epoch)

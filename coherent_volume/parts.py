@@ -8,11 +8,13 @@ it whole again after a fork.
 from __future__ import annotations
 
 import os
+import threading
 import time
 import zlib
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from coherent_volume.config import Config
 from coherent_volume.globs import ManagedGlobs
@@ -24,7 +26,7 @@ from coherent_volume.session import Session, announce
 from coherent_volume.sidecar import Sidecar
 from coherent_volume.staging import Staging
 
-__all__ = ["VolumeParts", "now_ns"]
+__all__ = ["Displaced", "VolumeParts", "now_ns"]
 
 _TURNS = 64
 
@@ -32,6 +34,15 @@ _TURNS = 64
 def now_ns() -> int:
     """The clock that nobody sets and that counts suspended time, in nanoseconds."""
     return time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+
+
+class Displaced(NamedTuple):
+    """A stage to clean up: not before a moment, and as it looked when verified."""
+
+    record: InstallRow
+    not_before_ns: int = 0
+    verified: tuple[int, int, int, int] | None = None
+    """(inode, size, mtime, ctime) after the exchange, under the lease."""
 
 
 @dataclass(slots=True, weakref_slot=True, eq=False)
@@ -50,11 +61,13 @@ class VolumeParts:
     boot: str = field(default_factory=boot_id)
     presence: Presence | None = None
     # Installs whose stage is to be cleaned up, and the time before which it stays.
-    displaced: deque[tuple[InstallRow, int]] = field(default_factory=deque)
+    displaced: deque[Displaced] = field(default_factory=deque)
     unsynced_directories: set[bytes] = field(default_factory=set)
     dropped_objects: deque[str] = field(default_factory=deque)
     # What else must be made whole in a forked child.
     on_fork: list[Callable[[], None]] = field(default_factory=list)
+    # Keeps two threads from announcing one process twice.
+    _announcing: threading.Lock = field(default_factory=threading.Lock)
     _turns: dict[int, FairLock] = field(default_factory=dict)
 
     @property
@@ -65,7 +78,9 @@ class VolumeParts:
     def announce(self) -> None:
         """Make this process's life visible, once; before it stages anything."""
         if self.presence is None:
-            self.presence = announce(self.directory, self.staging.token, self.session.info)
+            with self._announcing:
+                if self.presence is None:
+                    self.presence = announce(self.directory, self.staging.token, self.session.info)
 
     def turn(self, key: bytes) -> FairLock:
         """The queue in which updaters of *key* stand.
@@ -95,6 +110,7 @@ class VolumeParts:
         if self.presence is not None:
             self.presence.abandon()
             self.presence = None
+        self._announcing = threading.Lock()
         self.sidecar.database.become_child()
         self.staging.renew_token()
         self.session.become_child()

@@ -16,6 +16,7 @@ from coherent_volume.files import (
     HELD_OPEN_WAIT_S,
     Fingerprint,
     Look,
+    WriterPresent,
     look,
     patient,
 )
@@ -81,26 +82,38 @@ def _read_gated(parts: VolumeParts, key: ArtifactKey) -> tuple[Reading, Look]:
 
 
 def _read_agreeing(parts: VolumeParts, key: ArtifactKey) -> tuple[Reading, Look] | None:
-    """The reading when file and records agree; None when the gate must decide."""
+    """The reading when file and records agree; None when the gate must decide.
+
+    A file that somebody merely holds open for writing can be read as long as
+    its bytes are a generation; bytes that are none may be half of an edit.
+    """
     deadline = time.monotonic() + HELD_OPEN_WAIT_S
-    seen = None
-    with _typed(key):
-        while seen is None:
-            with patient(key, deadline):
-                seen = look(parts.root.descriptor, key)
-    try:
-        row, pending = parts.sidecar.current(key)
-        if row is None:
-            if seen.exists and Witness.read(seen.descriptor, parts.incarnation, key) > 0:
+    while True:
+        with _typed(key), patient(key, deadline):
+            seen = look(parts.root.descriptor, key, beside_writer=True)
+            try:
+                reading = _agreed(parts, key, seen)
+                if reading is None and seen.writer:
+                    raise WriterPresent(seen.stat.st_dev, seen.stat.st_ino)
+            except BaseException:
+                seen.close()
+                raise
+            if reading is None:
                 seen.close()
                 return None
-            return _reading(SeenRow(0, seen.digest, 0), None, seen), seen
-        if row.digest == seen.digest and (pending is None or _in_progress(parts, pending)):
-            return _reading(SeenRow(row.generation, row.digest, row.epoch), row, seen), seen
-    except BaseException:
-        seen.close()
-        raise
-    seen.close()
+            return reading, seen
+
+
+def _agreed(parts: VolumeParts, key: ArtifactKey, seen: Look) -> Reading | None:
+    row, pending = parts.sidecar.current(key, gated=False)
+    if row is None:
+        if seen.writer:
+            return None
+        if seen.exists and Witness.read(seen.descriptor, parts.incarnation, key) > 0:
+            return None
+        return _reading(SeenRow(0, seen.digest, 0), None, seen)
+    if row.digest == seen.digest and (pending is None or _in_progress(parts, pending)):
+        return _reading(SeenRow(row.generation, row.digest, row.epoch), row, seen)
     return None
 
 
@@ -129,7 +142,7 @@ def record(parts: VolumeParts, key: ArtifactKey, reading: Reading) -> None:
     session = parts.session
     if session.seen_here.get(key) == reading.seen:
         return
-    if reading.artifact is None and not reading.exists:
+    if reading.artifact is None and not reading.exists and session.seen(key) is None:
         return  # a name that was never used needs no view to be created
     if session.observer is not None and session.seen(key) != reading.seen:
         with _typed(key), parts.gate.held(GATE_WAIT_S):
@@ -147,7 +160,7 @@ def _register(parts: VolumeParts, key: ArtifactKey, reading: Reading) -> int:
     Its content goes into the history, because it must be recoverable when the
     session is refused; content too large to be kept in a row is left out.
     """
-    row = parts.sidecar.artifact(key, gated=True)
+    row, _ = parts.sidecar.current(key, gated=True)
     if row is not None:
         return row.id
     content = reading.data

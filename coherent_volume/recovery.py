@@ -34,7 +34,7 @@ from coherent_volume.install import (
     put_back,
 )
 from coherent_volume.model import ABSENT_DIGEST, ArtifactKey, Digest
-from coherent_volume.parts import VolumeParts
+from coherent_volume.parts import Displaced, VolumeParts
 from coherent_volume.paths import shown
 from coherent_volume.records import OUTSIDE, ArtifactRow, InstallRow, Publication
 from coherent_volume.staging import Attributes, Witness
@@ -88,9 +88,11 @@ def settle(parts: VolumeParts, key: ArtifactKey, *, absent_for_sure: bool) -> He
     that the file was seen absent for 100 ms. Raises Vanished, WriterPresent,
     SymlinkFound, DamagedError, NotRegularFileError, OSError.
     """
-    row = parts.sidecar.artifact(key, gated=True)
-    if row is not None:
-        row = _finish_installs(parts, key, row)
+    row, pending = parts.sidecar.current(key, gated=True)
+    if row is not None and row.boot != parts.boot:
+        row = _after_another_boot(parts, key, row)
+    elif row is not None and pending is not None:
+        row = _finish_install(parts, key, row, pending)
     seen = look(parts.root.descriptor, key)
     try:
         return Head(key, _judge(parts, key, row, seen, absent_for_sure=absent_for_sure), seen)
@@ -166,15 +168,9 @@ def _continue_from_witness(
 # ── unfinished installs ──────────────────────────────────────────────────────
 
 
-def _finish_installs(parts: VolumeParts, key: ArtifactKey, row: ArtifactRow) -> ArtifactRow:
-    installs = parts.sidecar.installs(row.id)
-    if not installs:
-        return row
-    if installs[-1].boot != parts.boot:
-        return _after_power_loss(parts, key, row, installs)
-    if installs[-1].generation != row.generation:
-        return row  # only clean-up of earlier generations is left
-    pending = installs[-1]
+def _finish_install(
+    parts: VolumeParts, key: ArtifactKey, row: ArtifactRow, pending: InstallRow
+) -> ArtifactRow:
     staged = parts.staging.look(pending.stage)
     if _is_installed(parts, key, pending, staged):
         if staged is not None and pending.previous is not None:
@@ -220,7 +216,7 @@ def _judge_displaced(
     pending: InstallRow,
     staged: os.stat_result,
 ) -> ArtifactRow:
-    """Installed, and the displaced inode is still in staging: is it what we judged?"""
+    """Installed, with the displaced inode still in staging: judge whose bytes it has."""
     previous = pending.previous
     if previous is not None and (staged.st_ino, staged.st_mtime_ns, staged.st_size) == (
         previous.inode,
@@ -253,7 +249,7 @@ def _install_again(
     if not _untouched(parts, key, pending):
         # A foreign edit between COMMIT and exchange. Our generation stays in
         # the history; what is visible is judged, and adopted, by the caller.
-        parts.displaced.append((pending, 0))
+        parts.displaced.append(Displaced(pending))
         parts.sidecar.forget_installs([pending.stage])
         return row
     if staged is None and pending.staged is not None:
@@ -278,10 +274,11 @@ def _install_again(
 # ── after a power loss ───────────────────────────────────────────────────────
 
 
-def _after_power_loss(
-    parts: VolumeParts, key: ArtifactKey, row: ArtifactRow, installs: list[InstallRow]
-) -> ArtifactRow:
+def _after_another_boot(parts: VolumeParts, key: ArtifactKey, row: ArtifactRow) -> ArtifactRow:
     """Installs of an earlier boot: the visible file may be old, torn or missing."""
+    installs = parts.sidecar.installs(row.id)
+    if not installs:
+        return row
     seen = look(parts.root.descriptor, key)
     try:
         if seen.digest == row.digest:
@@ -331,9 +328,11 @@ def _make_again(
             stage, inode = made.stage, made.inode
         else:
             stage, inode = parts.staging.next_name(), None
-        again = install_row(parts, stage, inode, previous_of(seen), row, row.generation)
+        again = install_row(
+            parts, stage, inode, previous_of(seen), row, seen.digest, row.generation
+        )
         parts.sidecar.replace_installs([i.stage for i in installs], again)
-        parts.displaced.extend((i, 0) for i in installs)
+        parts.displaced.extend(Displaced(i) for i in installs)
         _log.warning("%s: generation %d was made visible again", shown(key), row.generation)
         outcome = install(parts, key, again, seen)
     finally:
@@ -345,7 +344,7 @@ def _make_again(
 
 
 def _forget(parts: VolumeParts, installs: list[InstallRow]) -> None:
-    parts.displaced.extend((i, 0) for i in installs)
+    parts.displaced.extend(Displaced(i) for i in installs)
     parts.sidecar.forget_installs([i.stage for i in installs])
 
 

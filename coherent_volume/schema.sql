@@ -55,7 +55,7 @@ CREATE TABLE install (
     started_ns        INTEGER NOT NULL               -- CLOCK_BOOTTIME
 ) STRICT, WITHOUT ROWID;
 
-CREATE INDEX install_of_artifact ON install (artifact);
+CREATE INDEX install_of_generation ON install (artifact, generation);
 
 -- What a named session last saw. Process sessions keep theirs in memory.
 CREATE TABLE observation (

@@ -114,6 +114,7 @@ class Session:
 
     @property
     def name(self) -> str:
+        """The session's name, as peers see it."""
         return self.info.name
 
     @property

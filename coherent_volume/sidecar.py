@@ -33,11 +33,18 @@ __all__ = ["SCHEMA_VERSION", "Sidecar"]
 
 SCHEMA_VERSION = 1
 _DAY_NS = 86_400 * 10**9
+_BATCH = 16
+"""Generous bounds are enforced at every 16th commit of an artifact, in one go;
+smaller ones exactly, at every commit."""
 
 _ARTIFACT = "SELECT id, generation, digest, size, epoch, boot, checksum FROM artifact WHERE path=?"
 _CURRENT = (
     "SELECT a.id, a.generation, a.digest, a.size, a.epoch, a.boot, a.checksum, i.* FROM artifact a"
     " LEFT JOIN install i ON i.artifact = a.id AND i.generation = a.generation WHERE a.path=?"
+)
+_AGED = (
+    "SELECT h.seq FROM history h JOIN artifact a ON a.id = h.artifact"
+    " WHERE h.at < ? AND h.generation < a.generation ORDER BY h.seq LIMIT ?"
 )
 _INSTALL = (
     "SELECT stage, artifact, generation, staged_inode, staged_mtime_ns, previous_inode,"
@@ -67,21 +74,27 @@ class Sidecar(Ledger):
 
     # ── artifacts ────────────────────────────────────────────────────────────
 
-    def artifact(self, key: ArtifactKey, *, gated: bool) -> ArtifactRow | None:
+    def artifact(self, key: ArtifactKey) -> ArtifactRow | None:
         """The row of *key* as committed now, or None; checksum verified."""
-        if gated:
-            rows = self.database.gated(_ARTIFACT, (key,))
-            row = rows[0] if rows else None
-        else:
-            row = self.database.read_one(_ARTIFACT, (key,))
+        row = self.database.read_one(_ARTIFACT, (key,))
         return None if row is None else _artifact(key, row)
 
-    def current(self, key: ArtifactKey) -> tuple[ArtifactRow | None, InstallRow | None]:
-        """The row of *key* and the install of its generation; outside the gate."""
-        row = self.database.read_one(_CURRENT, (key,))
+    def current(
+        self, key: ArtifactKey, *, gated: bool
+    ) -> tuple[ArtifactRow | None, InstallRow | None]:
+        """The row of *key*, and the install of its generation if one is recorded."""
+        if gated:
+            rows = self.database.gated(_CURRENT, (key,))
+            row = rows[0] if rows else None
+        else:
+            row = self.database.read_one(_CURRENT, (key,))
         if row is None:
             return None, None
         return _artifact(key, row[:7]), None if row[7] is None else _install(row[7:])
+
+    def has_aged(self, before: int) -> bool:
+        """Whether past generations from before a moment are still kept."""
+        return bool(self.database.read(_AGED, (before, 1)))
 
     def installs(self, artifact: int) -> list[InstallRow]:
         """Gated: the installs of *artifact* that are not cleaned up, oldest first."""
@@ -139,6 +152,17 @@ class Sidecar(Ledger):
                     _insert_observation(connection, publication.observer, artifact, seen)
                 dropped += _prune(connection, artifact, publication.generation, now, retention)
         return dropped
+
+    def prune_aged(self, before: int, most: int) -> list[str | None]:
+        """Gated: drop up to *most* past generations from before a moment.
+
+        Returns one entry for each that was dropped: its object's name, or None.
+        """
+        with self.database.transaction(durable=False) as connection:
+            rows = connection.execute(
+                f"DELETE FROM history WHERE seq IN ({_AGED}) RETURNING object", (before, most)
+            ).fetchall()
+        return [row[0] for row in rows]
 
     def register(
         self, key: ArtifactKey, digest: Digest, content: bytes | None, size: int, boot: str
@@ -232,8 +256,19 @@ def _insert_history(
     inserted = connection.execute(
         "INSERT INTO history (artifact, generation, base, kind, session, at, digest, size,"
         " companions, object, content) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-        (artifact, new.generation, base, new.kind, new.session, now, new.digest, new.size)
-        + (companions, new.object, new.content),
+        (
+            artifact,
+            new.generation,
+            base,
+            new.kind,
+            new.session,
+            now,
+            new.digest,
+            new.size,
+            companions,
+            new.object,
+            new.content,
+        ),
     )
     return int(inserted.lastrowid or 0)
 
@@ -243,8 +278,16 @@ def _insert_install(connection: Connection, new: InstallRow, artifact: int | Non
     previous = new.previous or (None, None, None, None)
     connection.execute(
         "INSERT OR REPLACE INTO install VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-        (new.stage, new.artifact if artifact is None else artifact, new.generation)
-        + (*staged, *previous, new.previous_digest, new.boot, new.started_ns),
+        (
+            new.stage,
+            new.artifact if artifact is None else artifact,
+            new.generation,
+            *staged,
+            *previous,
+            new.previous_digest,
+            new.boot,
+            new.started_ns,
+        ),
     )
 
 
@@ -259,15 +302,15 @@ def _prune(
     connection: Connection, artifact: int, head: int, now: int, keep: Retention
 ) -> list[str]:
     """Drop past generations beyond the bounds; returns their objects' names."""
+    if keep.generations >= _BATCH and head % _BATCH:
+        return []
     oldest = connection.execute(
         "SELECT generation, at FROM history WHERE artifact=? ORDER BY generation LIMIT 1",
         (artifact,),
     ).fetchone()
     floor = head - keep.generations + 1
     stale_before = now - keep.days * _DAY_NS
-    # An eighth of slack, so that a busy artifact prunes a batch now and then
-    # and not one row in every commit; a small bound is kept exactly.
-    if oldest[0] >= floor - keep.generations // 8 and oldest[1] >= stale_before and head % 16:
+    if oldest[0] >= floor and oldest[1] >= stale_before and keep.generations < _BATCH:
         return []
     budget = connection.execute(
         "SELECT generation, sum(size) OVER (ORDER BY generation DESC) AS total FROM history"

@@ -69,6 +69,7 @@ class Witness:
     generation: int
 
     def text(self) -> bytes:
+        """The value of the extended attribute."""
         return f"{self.incarnation[:16]}:{self.name}:{self.generation}".encode()
 
     @classmethod
@@ -103,6 +104,7 @@ class Staging:
     """One process's way to the sidecar's files."""
 
     def __init__(self, directory: str, incarnation: str, *, durable: bool) -> None:
+        self._directory = directory
         self._incarnation = incarnation
         self._durable = durable
         self.inline_max = (128 if durable else 64) << 10
@@ -258,7 +260,14 @@ class Staging:
         so repeated refusals keep one copy and say the same words.
         """
         label = _refused_label(key, who, base, digest)
-        os.rename(stage, label, src_dir_fd=self.staging, dst_dir_fd=self.refused)
+        try:
+            os.rename(stage, label, src_dir_fd=self.staging, dst_dir_fd=self.refused)
+        except FileNotFoundError:
+            # Somebody tidied the directory away; the content must be kept.
+            os.close(self.refused)
+            os.makedirs(os.path.join(self._directory, "refused"), mode=0o700, exist_ok=True)
+            self.refused = os.open(os.path.join(self._directory, "refused"), _DIRECTORY)
+            os.rename(stage, label, src_dir_fd=self.staging, dst_dir_fd=self.refused)
         os.utime(label, dir_fd=self.refused)
         return f".coherence/refused/{label}"
 

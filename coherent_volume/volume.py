@@ -9,16 +9,14 @@ from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import IO, Any, BinaryIO, Self, TypeVar
 
-from coherent_volume import artifact_io, checkup, operations, overview
+from coherent_volume import artifact_io, checkup, operations, overview, views
+from coherent_volume.addresses import Addresses
 from coherent_volume.cache import ContentCache
 from coherent_volume.errors import (
     ClosedError,
     CoherenceError,
-    NotFoundError,
-    NotManagedError,
-    OutsideRootError,
 )
-from coherent_volume.files import CHUNK, SymlinkFound
+from coherent_volume.files import CHUNK
 from coherent_volume.forking import watch_forks
 from coherent_volume.layout import open_parts
 from coherent_volume.maintenance import Maintenance
@@ -35,24 +33,21 @@ from coherent_volume.model import (
 )
 from coherent_volume.operations import Base, as_bytes
 from coherent_volume.parts import VolumeParts
-from coherent_volume.paths import PathArgument, shown
-from coherent_volume.reading import Reading, read, reading_open, record
+from coherent_volume.paths import PathArgument
 
 __all__ = ["CoherentVolume"]
 
 T = TypeVar("T")
 _CLOSE_WAIT_S = 2.0
-_KEYS_MAX = 100_000
 
 
 class CoherentVolume:
     """A directory whose managed files never lose an update.
 
-    It remembers which generation of which file this session saw, and makes
-    every write a compare-and-swap against that. A stale write raises
-    ConflictError, changes nothing, and keeps the refused content. Use it as a
-    context manager; threads may share it, a forked child becomes a session of
-    its own.
+    It remembers which generation of which file this session saw and makes every
+    write a compare-and-swap against that: a stale one raises ConflictError,
+    changes nothing, and keeps the refused content. A context manager; threads
+    may share it, a forked child becomes a session of its own.
 
     *managed* are gitignore-style globs; with them the volume is made if there
     is none, without them an existing one is opened. *session* names the session
@@ -71,7 +66,7 @@ class CoherentVolume:
         self._parts = open_parts(root, globs, session, durability)  # type: ignore[arg-type]
         self._cache = ContentCache(self._parts.root.descriptor)
         self._maintenance = Maintenance(self._parts)
-        self._keys: dict[PathArgument, ArtifactKey] = {}
+        self._addresses = Addresses(self._parts)
         self._seen_here = self._parts.session.seen_here
         self._parts.on_fork += [self._cache.clear, self._maintenance.become_child]
         watch_forks(self._parts)
@@ -89,20 +84,13 @@ class CoherentVolume:
         hit = self._cache.get(path)
         if hit is not None and self._seen_here.get(hit.key) is hit.seen:
             return hit.data
-        return self._on(path, lambda key: self._read(path, key)[1])
+        return self._on(path, lambda parts, key: self._receive(parts, path, key))
 
-    def _read(self, path: PathArgument, key: ArtifactKey) -> tuple[Reading, bytes]:
-        parts = self._open_parts()
-        reading, data = operations.content_now(parts, key)
-        record(parts, key, reading)
-        if not reading.exists:
-            raise NotFoundError(
-                "no such artifact", path=shown(key), generation=reading.seen.generation
-            )
-        if reading.fingerprint is not None and self._keys.get(path) == key:
-            seen = self._seen_here.get(key, reading.seen)
-            self._cache.put(path, key, reading.fingerprint, data, seen)
-        return reading, data
+    def _receive(self, parts: VolumeParts, path: PathArgument, key: ArtifactKey) -> bytes:
+        reading, data = views.receive(parts, key)
+        if reading.fingerprint is not None and self._addresses.is_direct(path, key):
+            self._cache.put(path, key, reading.fingerprint, data, self._seen_here[key])
+        return data
 
     def read_text(self, path: PathArgument, encoding: str = "utf-8") -> str:
         """As ``read``, decoded."""
@@ -110,36 +98,11 @@ class CoherentVolume:
 
     def observe(self, path: PathArgument, known: Base | None = None) -> Observation:
         """As ``read``, with generation and digest; ``data`` is None if still *known*."""
-
-        def act(key: ArtifactKey) -> Observation:
-            reading, data = self._read(path, key)
-            seen = reading.seen
-            unchanged = known is not None and operations.is_known(seen, known)
-            return Observation(
-                shown(key),
-                seen.generation,
-                seen.digest.hex(),
-                None if unchanged else data,
-                seen.epoch,
-            )
-
-        return self._on(path, act)
+        return self._on(path, lambda parts, key: views.observe(parts, key, known))
 
     def read_to(self, path: PathArgument, sink: BinaryIO) -> Observation:
         """Deliver the content to *sink* in chunks; only then is it what was seen."""
-
-        def act(key: ArtifactKey) -> Observation:
-            parts = self._open_parts()
-            with reading_open(parts, key) as (reading, look):
-                if reading.exists:
-                    artifact_io.deliver(look, sink)
-            record(parts, key, reading)
-            seen = reading.seen
-            if not reading.exists:
-                raise NotFoundError("no such artifact", path=shown(key), generation=seen.generation)
-            return Observation(shown(key), seen.generation, seen.digest.hex(), None, seen.epoch)
-
-        return self._on(path, act)
+        return self._on(path, lambda parts, key: views.deliver(parts, key, sink))
 
     # ── writing ──────────────────────────────────────────────────────────────
 
@@ -154,11 +117,10 @@ class CoherentVolume:
     ) -> Commit:
         """Make *data* the next generation of *path*, or change nothing.
 
-        It must be derived from the current generation: what this session saw
-        last, or *base* if given. A name that this session believes free is
-        created. *overwrite* replaces whatever is there, unseen. Raises
-        ConflictError (reacquire, derive again), UnavailableError (try again),
-        UnconfirmedError (ask for the state first).
+        It must be derived from the current generation: *base*, or what this
+        session saw last; a name that it never saw is created. *overwrite*
+        replaces whatever is there. Raises ConflictError (reacquire, derive
+        again), UnavailableError (try again), UnconfirmedError (ask the state).
         """
         content = as_bytes(data)
         return self._commit(
@@ -213,7 +175,7 @@ class CoherentVolume:
 
     def rename(self, source: PathArgument, target: PathArgument) -> Commit:
         """Move an artifact to a free name, in one commit of both names."""
-        new = self._managed_key(target)
+        new = self._addresses.key(target)
         return self._commit(source, lambda parts, key: operations.rename(parts, key, new))
 
     def update(
@@ -226,8 +188,7 @@ class CoherentVolume:
     ) -> Commit:
         """Commit ``function(content)``; on a conflict read again and call it again.
 
-        *function* may be called several times. Raises the last ConflictError
-        after *retries* further tries.
+        Raises the last ConflictError after *retries* further tries.
         """
         return self._commit(
             path,
@@ -246,35 +207,20 @@ class CoherentVolume:
 
     def reacquire(self, path: PathArgument | None = None) -> list[str]:
         """Read again what is stale (of *path*, or of all); the paths that were."""
-        parts = self._open_parts()
-        seen = parts.session.all_seen()
-        keys = list(seen) if path is None else [self._managed_key(path)]
-        stale = []
-        for key in keys:
-            reading = read(parts, key)
-            if reading.seen != seen.get(key):
-                record(parts, key, reading)
-                stale.append(shown(key))
-        return stale
+        keys = None if path is None else [self._addresses.key(path)]
+        return views.reacquire(self._open_parts(), keys)
 
     def view_of(self, path: PathArgument) -> Observation | None:
         """What this session last saw of *path*, without looking now; None: nothing."""
-
-        def act(key: ArtifactKey) -> Observation | None:
-            seen = self._open_parts().session.seen(key)
-            if seen is None:
-                return None
-            return Observation(shown(key), seen.generation, seen.digest.hex(), None, seen.epoch)
-
-        return self._on(path, act)
+        return self._on(path, views.view_of)
 
     def state(self, path: PathArgument) -> State:
         """I: never read, or behind. S: current. E: leased. M: leased and staged."""
-        return self._on(path, lambda key: overview.state(self._open_parts(), key))
+        return self._on(path, overview.state)
 
     def log(self, path: PathArgument | None = None, limit: int | None = None) -> list[LogEntry]:
         """The commits of *path*, or of all artifacts, newest first."""
-        key = None if path is None else self._managed_key(path)
+        key = None if path is None else self._addresses.key(path)
         return overview.log(self._open_parts(), key, limit)
 
     def status(self) -> VolumeStatus:
@@ -327,62 +273,20 @@ class CoherentVolume:
     ) -> None:
         self.close()
 
-    # ── paths ────────────────────────────────────────────────────────────────
-
     def _open_parts(self) -> VolumeParts:
         if not self._finalizer.alive:
             raise ClosedError("this volume is closed", path=self.root)
         return self._parts
 
-    def _managed_key(self, path: PathArgument) -> ArtifactKey:
-        key = self._keys.get(path)
-        if key is None:
-            key = self._admit(self._open_parts().root.key(path))
-            if len(self._keys) >= _KEYS_MAX:
-                self._keys.clear()
-            self._keys[path] = key
-        return key
-
-    def _admit(self, key: ArtifactKey) -> ArtifactKey:
-        parts = self._parts
-        if not parts.globs.matches(key):
-            raise NotManagedError(
-                "not managed by this volume",
-                path=shown(key),
-                managed=list(parts.config.managed),
-            )
-        parts.root.refuse_volumes_inside(key)
-        return key
-
-    def _on(self, path: PathArgument, act: Callable[[ArtifactKey], T]) -> T:
-        """Do *act* on the artifact that *path* names, through links inside the root."""
-        try:
-            key = self._managed_key(path)
-            return act(key)
-        except SymlinkFound:
-            pass
-        except NotManagedError:
-            followed = self._followed(path)
-            if followed is None:
-                raise
-            return act(self._admit(followed))
-        followed = self._followed(path)
-        if followed is None:
-            raise OutsideRootError("a symbolic link on the way is not followed", path=shown(key))
-        return act(self._admit(followed))
-
-    def _followed(self, path: PathArgument) -> ArtifactKey | None:
-        root = self._open_parts().root
-        key = root.key(path)
-        followed = root.follow(key)
-        return None if followed == key else followed
+    def _on(self, path: PathArgument, act: Callable[[VolumeParts, ArtifactKey], T]) -> T:
+        parts = self._open_parts()
+        return self._addresses.on(path, lambda key: act(parts, key))
 
     def _commit(
         self, path: PathArgument, act: Callable[[VolumeParts, ArtifactKey], Commit]
     ) -> Commit:
-        parts = self._open_parts()
         try:
-            return self._on(path, lambda key: act(parts, key))
+            return self._on(path, act)
         finally:
             self._maintenance.nudge()
 

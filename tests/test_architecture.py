@@ -29,22 +29,25 @@ PACKAGES = ("coherent_volume", "fuse_mount", "cli")
 ROWS = (
     ("errors", "model"),
     ("globs", "digest", "points", "config"),
-    ("syscalls",),
+    ("syscalls", "records"),
     ("identity", "paths"),
-    ("files", "locks", "staging", "database", "records"),
+    ("files", "locks", "database"),
+    ("staging", "ledger"),
     ("sidecar",),
-    ("layout",),
-    ("session", "lease"),
+    ("session",),
+    ("parts",),
+    ("layout", "forking"),
+    ("install",),
     ("recovery",),
-    ("commit", "reading"),
-    ("maintenance", "checkup", "history"),
+    ("gating", "judgement"),
+    ("commit", "reading", "maintenance"),
+    ("operations", "checkup", "overview", "cache"),
+    ("views", "addresses", "artifact_io"),
     ("volume",),
     ("coherent_volume",),
     ("fuse_mount",),
     ("cli",),
 )
-
-# The one place where each may be imported.
 HOMES = {
     "click": "cli",
     "ctypes": "coherent_volume.syscalls",

@@ -1,0 +1,72 @@
+"""Addresses: from what a caller names to the managed artifact behind it.
+
+Owns the admission of paths: normalised, inside the root, managed, not in
+another volume, and through symbolic links that stay inside the root. Keeps
+what it has admitted, so that a path is judged once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeVar
+
+from coherent_volume.errors import NotManagedError, OutsideRootError
+from coherent_volume.files import SymlinkFound
+from coherent_volume.model import ArtifactKey
+from coherent_volume.parts import VolumeParts
+from coherent_volume.paths import PathArgument, shown
+
+__all__ = ["Addresses"]
+
+T = TypeVar("T")
+_KEPT_MAX = 100_000
+
+
+class Addresses:
+    """The admitted paths of one volume object."""
+
+    def __init__(self, parts: VolumeParts) -> None:
+        self._parts = parts
+        self._keys: dict[PathArgument, ArtifactKey] = {}
+
+    def key(self, path: PathArgument) -> ArtifactKey:
+        """The key that *path* spells, without following links."""
+        key = self._keys.get(path)
+        if key is None:
+            key = self._admit(self._parts.root.key(path))
+            if len(self._keys) >= _KEPT_MAX:
+                self._keys.clear()
+            self._keys[path] = key
+        return key
+
+    def is_direct(self, path: PathArgument, key: ArtifactKey) -> bool:
+        """Whether *path* names *key* without any link."""
+        return self._keys.get(path) == key
+
+    def on(self, path: PathArgument, act: Callable[[ArtifactKey], T]) -> T:
+        """Do *act* on the artifact that *path* names, through links inside the root.
+
+        Raises NotManagedError, OutsideRootError, UsageError.
+        """
+        try:
+            return act(self.key(path))
+        except SymlinkFound:
+            refusal: Exception | None = None
+        except NotManagedError as error:
+            refusal = error  # unless it is a link to something managed
+        key = self._parts.root.key(path)
+        followed = self._parts.root.follow(key)
+        if followed == key:
+            raise refusal or OutsideRootError(
+                "a symbolic link on the way is not followed", path=shown(key)
+            )
+        return act(self._admit(followed))
+
+    def _admit(self, key: ArtifactKey) -> ArtifactKey:
+        parts = self._parts
+        if not parts.globs.matches(key):
+            raise NotManagedError(
+                "not managed by this volume", path=shown(key), managed=list(parts.config.managed)
+            )
+        parts.root.refuse_volumes_inside(key)
+        return key
