@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -33,8 +32,8 @@ def _same(command: list[str], _: int) -> list[str]:
     return command
 
 
-def _run(command: Sequence[str]) -> None:
-    ended = subprocess.run(command, check=False, capture_output=True, env=environment())
+def _run(surroundings: dict[str, str], command: Sequence[str]) -> None:
+    ended = subprocess.run(command, check=False, capture_output=True, env=surroundings)
     if ended.returncode:
         words = ended.stderr.decode(errors="replace")
         raise WorkerFailedError(f"{command[0]} ended with {ended.returncode}: {words}")
@@ -54,22 +53,19 @@ def _row(key: str, title: str, samples: Samples, target: Target | None = None) -
 
 def starts(context: Context, incumbent: Incumbent | None) -> list[Row]:
     """Measure the import, the version, and a read by the command."""
-    runs, rng = context.settings.startup_runs, context.rng
     python = sys.executable
     context.progress("import")
     bare = [python, "-c", "pass"]
-    samples = interleave_commands(
-        {"plain": bare, "ours": [python, "-c", "import coherent_volume"]}, runs, rng
-    )
+    samples = _alternate(context, {"plain": bare, "ours": [python, "-c", "import coherent_volume"]})
     rows = [_row("import", "import coherent_volume (whole process)", samples, IMPORT)]
     if incumbent is not None:
-        theirs = interleave_commands(incumbent.import_commands(), runs, rng)
+        theirs = _alternate(context, incumbent.import_commands())
         over = theirs.median("incumbent") - theirs.median("plain")
         ratio = theirs.ratio("incumbent", "plain").median
         rows[0].incumbent = f"{ratio:.2f} (+{over * 1e3:.0f} ms)"
     context.progress("command start")
     command = command_line()
-    samples = interleave_commands({"plain": bare, "ours": [*command, "--version"]}, runs, rng)
+    samples = _alternate(context, {"plain": bare, "ours": [*command, "--version"]})
     rows.append(_row("cli-version", "coherent --version beside bare python", samples))
     rows.append(_command_read(context, command))
     return rows
@@ -85,11 +81,20 @@ def _command_read(context: Context, command: list[str]) -> Row:
         "plain": [sys.executable, "-c", script],
         "ours": [*command, "read", "--root", str(root), path],
     }
-    samples = interleave_commands(pairs, context.settings.startup_runs, context.rng)
+    samples = _alternate(context, pairs)
     return _row("cli-read", "coherent read beside python -c open().read()", samples)
 
 
-def interleave_commands(pairs: dict[str, list[str]], runs: int, rng: random.Random) -> Samples:
-    """Run commands in alternation and return their times."""
-    arms = [Arm(name, _run, partial(_same, command)) for name, command in pairs.items()]
-    return interleave(arms, Plan(runs, 1), rng)
+def _alternate(context: Context, pairs: dict[str, list[str]]) -> Samples:
+    """Run commands in alternation and return their times.
+
+    Bytecode goes to a place of this run's own, filled by the runs that are
+    thrown away: an installed package has its bytecode, whatever the
+    environment says about writing it.
+    """
+    surroundings = environment()
+    surroundings.pop("PYTHONDONTWRITEBYTECODE", None)
+    surroundings["PYTHONPYCACHEPREFIX"] = str(context.directory / "bytecode")
+    run = partial(_run, surroundings)
+    arms = [Arm(name, run, partial(_same, command)) for name, command in pairs.items()]
+    return interleave(arms, Plan(context.settings.startup_runs, 1), context.rng)
