@@ -1,0 +1,40 @@
+"""From a verb to the function that does it.
+
+A verb opens the volume, makes one call of the library, and hands the value to
+``render``. Its module is imported when it is run and not before: a command
+that reads one file should not pay for the others.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+
+from cli.call import Call, Reply
+
+__all__ = ["MODULES", "run"]
+
+MODULES = {
+    "init": "setup",
+    "version": "version",
+    "demo": "demo",
+    "read": "content",
+    "write": "content",
+    "create": "content",
+    "append": "content",
+    "rm": "content",
+    "mv": "content",
+    "update": "derive",
+    "edit": "derive",
+    "reacquire": "views",
+    "status": "views",
+    "log": "views",
+    "session": "views",
+    "check": "views",
+}
+
+
+def run(call: Call) -> Reply | None:
+    """Do what *call* says; None when the verb has printed its output already."""
+    module = import_module(f"cli.{MODULES[call.verb]}")
+    reply: Reply | None = getattr(module, call.verb)(call.common, **call.arguments)
+    return reply

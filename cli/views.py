@@ -1,0 +1,49 @@
+"""reacquire, status, log, session, check: what there is to know, and who knows it."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+from cli import render, reports
+from cli.call import Common, Reply
+from cli.place import below_root, opened, session_of, volume_root
+from cli.tables import progress
+
+__all__ = ["check", "log", "reacquire", "session", "status"]
+
+
+def reacquire(common: Common, paths: Sequence[str]) -> Reply:
+    """Read again what changed since this session saw it; say what that was."""
+    where = [below_root(path) for path in paths]
+    with opened(common) as place:
+        if not where:
+            return render.paths(place.volume.reacquire(), "reacquired")
+        found = [each for path in where for each in place.volume.reacquire(path)]
+        return render.paths(list(dict.fromkeys(found)), "reacquired")
+
+
+def status(common: Common) -> Reply:
+    """A still picture of the volume."""
+    with opened(common) as place:
+        # The library knows only that a name was given; the rule is the shell's.
+        return reports.status(dataclasses.replace(place.volume.status(), session=place.session))
+
+
+def log(common: Common, path: str | None, limit: int) -> Reply:
+    """The commits, newest first."""
+    where = None if path is None else below_root(path)
+    with opened(common) as place:
+        return reports.log(place.volume.log(where, limit=limit))
+
+
+def session(common: Common) -> Reply:
+    """Which session a command here speaks for."""
+    root = volume_root(common)
+    return reports.session(session_of(common, root), root)
+
+
+def check(common: Common, repair: bool) -> Reply:
+    """Whether the records and the files agree."""
+    with opened(common) as place, progress("checking") as advance:
+        return reports.check(place.volume.check(repair=repair, progress=advance))
