@@ -220,11 +220,17 @@ class Database:
         except OSError:
             return 0
 
-    def checkpoint(self) -> None:
-        """Move the log into the database file; under the gate."""
+    def checkpoint(self, *, truncate: bool) -> None:
+        """Move the log into the database file; under the gate.
+
+        Without *truncate* the log is written from its start again, over blocks
+        that exist: a flush then waits for the data and not for the journal,
+        which halves the cost of a durable commit.
+        """
         # A long reader makes it incomplete, which the next one mends.
+        mode = "TRUNCATE" if truncate else "RESTART"
         with _typed("checkpoint the sidecar"):
-            self.writer().execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+            self.writer().execute(f"PRAGMA wal_checkpoint({mode})").fetchall()
 
     def integrity(self) -> list[str]:
         """What SQLite's own check finds wrong; empty when nothing."""

@@ -45,6 +45,7 @@ __all__ = [
     "look",
     "patient",
     "read_exactly",
+    "sole_opener",
     "take_lease",
 ]
 
@@ -229,6 +230,17 @@ def take_lease(descriptor: int) -> bool:
             raise WriterPresent(found.st_dev, found.st_ino) from None
         # EACCES: not the owner. EINVAL: not a regular file, or the file
         # system has no leases. ENOLCK: the table is full.
+        return False
+    return True
+
+
+def sole_opener(descriptor: int) -> bool:
+    """Whether nobody else has the file open, for reading or writing or mapped."""
+    try:
+        fcntl.fcntl(descriptor, _F_SETSIG, _SIGNAL)
+        fcntl.fcntl(descriptor, _F_SETLEASE, fcntl.F_WRLCK)
+        fcntl.fcntl(descriptor, _F_SETLEASE, fcntl.F_UNLCK)
+    except OSError:
         return False
     return True
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import enum
 import os
-from dataclasses import replace
 
 from coherent_volume import points
 from coherent_volume.files import (
@@ -47,6 +46,9 @@ __all__ = [
 DISPLACED_STAY_NS = 50_000_000
 """How long a displaced inode is left alone: an editor that resolved the name
 just before the exchange may open it for writing a moment later."""
+
+
+_LOG_BYTES_PER_ROW = 32 << 10  # the pages of tables and indexes that a commit touches
 
 
 class Outcome(enum.Enum):
@@ -96,9 +98,9 @@ def publish(parts: VolumeParts, publications: list[Publication]) -> list[Artifac
     )
     rows = []
     for new in publications:
+        parts.logged_bytes += _LOG_BYTES_PER_ROW + len(new.content or b"")
         if new.row is not None:
-            row = replace(
-                new.row,
+            row = new.row._replace(
                 generation=new.generation,
                 digest=new.digest,
                 size=new.size,
@@ -109,7 +111,7 @@ def publish(parts: VolumeParts, publications: list[Publication]) -> list[Artifac
             assert found is not None  # noqa: S101 - inserted by this very transaction
             row = found
             if new.install is not None:
-                new.install = replace(new.install, artifact=row.id)
+                new.install = new.install._replace(artifact=row.id)
         rows.append(row)
     return rows
 
@@ -223,8 +225,7 @@ def _publish_foreign(
     """Publish a displaced foreign inode, with the record of its way back."""
     content, stored = keep_history(parts, foreign)
     found = foreign.stat
-    back = replace(
-        record,
+    back = record._replace(
         generation=row.generation + 1,
         artifact=row.id,
         staged=Staged(found.st_ino, found.st_mtime_ns),

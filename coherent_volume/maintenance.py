@@ -33,7 +33,8 @@ __all__ = ["Maintenance", "collect_orphans", "dispose", "finish", "sync_director
 _log = logging.getLogger("coherent_volume")
 
 _INTERVAL_S = 0.02
-_CHECKPOINT_BYTES = 4 << 20
+_CHECKPOINT_BYTES = 8 << 20
+_LOG_BYTES_MAX = 32 << 20  # reached only by many short processes beside an idle one
 _DAY_S = 86_400
 _PRUNED_AT_ONCE = 256
 
@@ -91,9 +92,11 @@ class Maintenance:
         now = now_ns()
         if sync_directories(parts):
             finish(parts, now)
-        if parts.sidecar.database.log_bytes() > _CHECKPOINT_BYTES:
+        overgrown = parts.sidecar.database.log_bytes() > _LOG_BYTES_MAX
+        if overgrown or parts.logged_bytes > _CHECKPOINT_BYTES:
+            parts.logged_bytes = 0
             with parts.gate.held(GATE_WAIT_S):
-                parts.sidecar.database.checkpoint()
+                parts.sidecar.database.checkpoint(truncate=overgrown)
 
     def stop(self) -> None:
         """End the thread and do, now, what must not be left undone."""
@@ -143,11 +146,17 @@ def sync_directories(parts: VolumeParts) -> bool:
 
 def finish(parts: VolumeParts, now: int) -> None:
     """Remove displaced inodes whose time has come, and forget their installs."""
-    done: list[str] = []
+    done: list[InstallRow] = []
+    spare: list[str] = []
     for _ in range(len(parts.displaced)):
         displaced = parts.displaced.popleft()
+        stage = displaced.record.stage
         if displaced.not_before_ns <= now and dispose(parts, displaced):
-            done.append(displaced.record.stage)
+            done.append(displaced.record)
+            if stage.startswith(parts.staging.token):
+                spare.append(stage)
+            else:
+                parts.staging.discard(stage)
         else:
             parts.displaced.append(displaced)
     while parts.dropped_objects:
@@ -155,10 +164,13 @@ def finish(parts: VolumeParts, now: int) -> None:
     if done:
         with parts.gate.held(GATE_WAIT_S):
             parts.sidecar.forget_installs(done)
+    # Only now: a stage that is used again must not be forgotten under its name.
+    for stage in spare:
+        parts.staging.offer_spare(stage)
 
 
 def dispose(parts: VolumeParts, displaced: Displaced) -> bool:
-    """Remove what an install displaced, unless somebody still writes to it.
+    """Say whether what an install displaced can go: nobody still writes to it.
 
     Bytes that no generation has are kept in ``refused/`` and reported: an
     editor that had the file open before the exchange wrote them afterwards.
@@ -177,7 +189,6 @@ def dispose(parts: VolumeParts, displaced: Displaced) -> bool:
             parts, record, descriptor
         ):
             _keep(parts, record, descriptor)
-        parts.staging.discard(record.stage)
     except WriterPresent:
         return False
     finally:

@@ -64,6 +64,8 @@ class VolumeParts:
     displaced: deque[Displaced] = field(default_factory=deque)
     unsynced_directories: set[bytes] = field(default_factory=set)
     dropped_objects: deque[str] = field(default_factory=deque)
+    # About how much this process has written to the log since its last checkpoint.
+    logged_bytes: int = 0
     # What else must be made whole in a forked child.
     on_fork: list[Callable[[], None]] = field(default_factory=list)
     # Keeps two threads from announcing one process twice.

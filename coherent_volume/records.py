@@ -45,8 +45,7 @@ class Previous(NamedTuple):
     size: int
 
 
-@dataclass(frozen=True, slots=True)
-class ArtifactRow:
+class ArtifactRow(NamedTuple):
     """The current generation of one artifact."""
 
     id: int
@@ -63,13 +62,12 @@ class ArtifactRow:
         return self.digest != ABSENT_DIGEST
 
 
-@dataclass(frozen=True, slots=True)
-class InstallRow:
+class InstallRow(NamedTuple):
     """One install that is not yet known to be complete and cleaned up."""
 
-    stage: str
     artifact: int
     generation: int
+    stage: str
     staged: Staged | None
     previous: Previous | None
     previous_digest: Digest
@@ -77,8 +75,7 @@ class InstallRow:
     started_ns: int
 
 
-@dataclass(frozen=True, slots=True)
-class HistoryRow:
+class HistoryRow(NamedTuple):
     """One generation, without its content."""
 
     seq: int
@@ -94,8 +91,7 @@ class HistoryRow:
     object: str | None
 
 
-@dataclass(frozen=True, slots=True)
-class SeenRow:
+class SeenRow(NamedTuple):
     """What a session last saw of one artifact."""
 
     generation: int
@@ -103,8 +99,7 @@ class SeenRow:
     epoch: int
 
 
-@dataclass(frozen=True, slots=True)
-class LeaseRow:
+class LeaseRow(NamedTuple):
     """The lease of one artifact."""
 
     artifact: int

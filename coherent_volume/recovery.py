@@ -250,7 +250,7 @@ def _install_again(
         # A foreign edit between COMMIT and exchange. Our generation stays in
         # the history; what is visible is judged, and adopted, by the caller.
         parts.displaced.append(Displaced(pending))
-        parts.sidecar.forget_installs([pending.stage])
+        parts.sidecar.forget_installs([pending])
         return row
     if staged is None and pending.staged is not None:
         return _make_again(parts, key, row, [pending])
@@ -331,7 +331,7 @@ def _make_again(
         again = install_row(
             parts, stage, inode, previous_of(seen), row, seen.digest, row.generation
         )
-        parts.sidecar.replace_installs([i.stage for i in installs], again)
+        parts.sidecar.replace_installs(installs, again)
         parts.displaced.extend(Displaced(i) for i in installs)
         _log.warning("%s: generation %d was made visible again", shown(key), row.generation)
         outcome = install(parts, key, again, seen)
@@ -345,7 +345,7 @@ def _make_again(
 
 def _forget(parts: VolumeParts, installs: list[InstallRow]) -> None:
     parts.displaced.extend(Displaced(i) for i in installs)
-    parts.sidecar.forget_installs([i.stage for i in installs])
+    parts.sidecar.forget_installs(installs)
 
 
 def content_of(

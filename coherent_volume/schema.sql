@@ -41,9 +41,9 @@ CREATE TABLE history (
 -- Installs that are not yet known to be complete, durable and cleaned up. The row
 -- of the current generation says what a visitor may finish (or must not).
 CREATE TABLE install (
-    stage             TEXT PRIMARY KEY,              -- name below staging/
     artifact          INTEGER NOT NULL,
     generation        INTEGER NOT NULL,
+    stage             TEXT NOT NULL,                 -- name below staging/
     staged_inode      INTEGER,                       -- NULL: the install removes the file
     staged_mtime_ns   INTEGER,
     previous_inode    INTEGER,                       -- NULL: the name was free
@@ -52,10 +52,9 @@ CREATE TABLE install (
     previous_size     INTEGER,
     previous_digest   BLOB NOT NULL,                 -- of the generation it displaces
     boot              TEXT NOT NULL,
-    started_ns        INTEGER NOT NULL               -- CLOCK_BOOTTIME
+    started_ns        INTEGER NOT NULL,              -- CLOCK_BOOTTIME
+    PRIMARY KEY (artifact, generation)
 ) STRICT, WITHOUT ROWID;
-
-CREATE INDEX install_of_generation ON install (artifact, generation);
 
 -- What a named session last saw. Process sessions keep theirs in memory.
 CREATE TABLE observation (

@@ -47,7 +47,7 @@ _AGED = (
     " WHERE h.at < ? AND h.generation < a.generation ORDER BY h.seq LIMIT ?"
 )
 _INSTALL = (
-    "SELECT stage, artifact, generation, staged_inode, staged_mtime_ns, previous_inode,"
+    "SELECT artifact, generation, stage, staged_inode, staged_mtime_ns, previous_inode,"
     " previous_mtime_ns, previous_ctime_ns, previous_size, previous_digest, boot, started_ns"
     " FROM install"
 )
@@ -103,24 +103,20 @@ class Sidecar(Ledger):
 
     def all_installs(self) -> list[tuple[ArtifactKey, InstallRow]]:
         """Every install that is not cleaned up, with its artifact's key."""
-        sql = _INSTALL.replace("SELECT ", "SELECT a.path, ", 1).replace("artifact,", "a.id,", 1)
-        sql = sql.replace(" generation", " install.generation", 1).replace(" boot", " install.boot")
-        rows = self.database.read(f"{sql} JOIN artifact a ON a.id = install.artifact")
+        rows = self.database.read(
+            "SELECT a.path, i.* FROM install i JOIN artifact a ON a.id = i.artifact"
+        )
         return [(ArtifactKey(row[0]), _install(row[1:])) for row in rows]
 
-    def forget_installs(self, stages: Sequence[str]) -> None:
+    def forget_installs(self, installs: Sequence[InstallRow]) -> None:
         """Gated: these installs are complete, durable and cleaned up."""
         with self.database.transaction(durable=False) as connection:
-            connection.executemany(
-                "DELETE FROM install WHERE stage=?", [(stage,) for stage in stages]
-            )
+            _delete_installs(connection, installs)
 
-    def replace_installs(self, stages: Sequence[str], new: InstallRow) -> None:
+    def replace_installs(self, installs: Sequence[InstallRow], new: InstallRow) -> None:
         """Gated: the current generation will be installed by *new* instead."""
         with self.database.transaction(durable=True) as connection:
-            connection.executemany(
-                "DELETE FROM install WHERE stage=?", [(stage,) for stage in stages]
-            )
+            _delete_installs(connection, installs)
             _insert_install(connection, new)
 
     # ── publishing ───────────────────────────────────────────────────────────
@@ -183,7 +179,7 @@ class Sidecar(Ledger):
             connection.execute(
                 "UPDATE artifact SET epoch=?, checksum=? WHERE id=?", (epoch, checksum, row.id)
             )
-        return ArtifactRow(row.id, row.key, row.generation, row.digest, row.size, epoch, row.boot)
+        return row._replace(epoch=epoch)
 
     def observe(self, session: str, artifact: int, seen: SeenRow) -> None:
         """Gated: generation and epoch together, after the content was delivered."""
@@ -203,9 +199,9 @@ def _artifact(key: ArtifactKey, row: Row) -> ArtifactRow:
 
 def _install(row: Row) -> InstallRow:
     return InstallRow(
-        stage=row[0],
-        artifact=row[1],
-        generation=row[2],
+        artifact=row[0],
+        generation=row[1],
+        stage=row[2],
         staged=None if row[3] is None else Staged(row[3], row[4]),
         previous=None if row[5] is None else Previous(row[5], row[6], row[7], row[8]),
         previous_digest=Digest(row[9]),
@@ -279,15 +275,23 @@ def _insert_install(connection: Connection, new: InstallRow, artifact: int | Non
     connection.execute(
         "INSERT OR REPLACE INTO install VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         (
-            new.stage,
             new.artifact if artifact is None else artifact,
             new.generation,
+            new.stage,
             *staged,
             *previous,
             new.previous_digest,
             new.boot,
             new.started_ns,
         ),
+    )
+
+
+def _delete_installs(connection: Connection, installs: Sequence[InstallRow]) -> None:
+    # The stage too: a name may have been used again, for another install.
+    connection.executemany(
+        "DELETE FROM install WHERE artifact=? AND generation=? AND stage=?",
+        [(install.artifact, install.generation, install.stage) for install in installs],
     )
 
 

@@ -14,12 +14,13 @@ import itertools
 import os
 import secrets
 import stat
+from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from coherent_volume.digest import digest_of, digest_of_chunks, short_name
 from coherent_volume.errors import NotPermittedError, StorageError
-from coherent_volume.files import CHUNK
+from coherent_volume.files import CHUNK, sole_opener
 from coherent_volume.model import ArtifactKey, Digest
 from coherent_volume.records import Staged
 from coherent_volume.syscalls import start_writeback
@@ -29,6 +30,7 @@ __all__ = ["WITNESS", "Attributes", "StagedContent", "Staging", "Witness"]
 WITNESS = "user.coherence.gen"
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _COPY = 64 << 20  # bytes a copy_file_range call moves at most
+_SPARES_MAX = 256
 _NO_XATTRS = (errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EPERM, errno.EACCES)
 
 
@@ -111,6 +113,7 @@ class Staging:
         # The token tells whose stages these are; see session.Presence.
         self.token = secrets.token_hex(8)
         self._counter = itertools.count()
+        self._spares: deque[str] = deque()
         self.staging = os.open(os.path.join(directory, "staging"), _DIRECTORY)
         self.objects = os.open(os.path.join(directory, "objects"), _DIRECTORY)
         self.refused = os.open(os.path.join(directory, "refused"), _DIRECTORY)
@@ -121,7 +124,8 @@ class Staging:
             os.close(descriptor)
 
     def renew_token(self) -> None:
-        """Take a new token, in a forked child."""
+        """Take a new token, in a forked child; the spares are the parent's."""
+        self._spares.clear()
         self.token = secrets.token_hex(8)
 
     def next_name(self) -> str:
@@ -144,11 +148,7 @@ class Staging:
         With *history* large content is copied to ``objects/`` as well, flushed
         if the volume is durable. Raises OSError; nothing is left behind then.
         """
-        name = self.next_name()
-        mode = 0o666 if attributes is None else attributes.mode
-        descriptor = os.open(
-            name, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode, dir_fd=self.staging
-        )
+        name, descriptor = self._new_stage(attributes)
         try:
             self._mark(descriptor, key, generation)
             if isinstance(content, bytes):
@@ -161,6 +161,10 @@ class Staging:
             if attributes is not None:
                 _give(descriptor, attributes)
             found = os.fstat(descriptor)
+            written = os.lseek(descriptor, 0, os.SEEK_CUR)
+            if found.st_size != written:
+                os.ftruncate(descriptor, written)  # a spare one was longer
+                found = os.fstat(descriptor)
             staged = StagedContent(
                 name, digest, found.st_size, Staged(found.st_ino, found.st_mtime_ns), data
             )
@@ -178,6 +182,49 @@ class Staging:
             raise
         finally:
             os.close(descriptor)
+
+    def _new_stage(self, attributes: Attributes | None) -> tuple[str, int]:
+        """An empty staged file of ours: a spare one, or a new one."""
+        while self._spares and attributes is not None:
+            name = self._spares.popleft()
+            descriptor = self._reuse(name)
+            if descriptor >= 0:
+                return name, descriptor
+        name = self.next_name()
+        mode = 0o666 if attributes is None else attributes.mode
+        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+        return name, os.open(name, flags, mode, dir_fd=self.staging)
+
+    def _reuse(self, name: str) -> int:
+        """Open a spare inode that nobody else has open; -1 if it is of no use.
+
+        A write lease is granted only to the one opener of a file, so no reader
+        of an old generation can see it change.
+        """
+        descriptor = -1
+        try:
+            descriptor = os.open(name, os.O_RDWR | os.O_CLOEXEC, dir_fd=self.staging)
+            if sole_opener(descriptor) and os.fstat(descriptor).st_nlink == 1:
+                for attribute in os.listxattr(descriptor):
+                    os.removexattr(descriptor, attribute)
+                if self._durable:
+                    # Overwritten blocks could be half old and half new after a
+                    # power loss; new blocks are there whole or not at all.
+                    os.ftruncate(descriptor, 0)
+                return descriptor
+        except OSError:
+            pass  # it is only a spare
+        if descriptor >= 0:
+            os.close(descriptor)
+        self.discard(name)
+        return -1
+
+    def offer_spare(self, stage: str) -> None:
+        """Keep a displaced inode for a later stage: making one costs more than a commit."""
+        if len(self._spares) < _SPARES_MAX:
+            self._spares.append(stage)
+        else:
+            self.discard(stage)
 
     def _mark(self, descriptor: int, key: ArtifactKey, generation: int) -> None:
         # Where the file system has no extended attributes a rolled back
