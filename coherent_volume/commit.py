@@ -26,12 +26,13 @@ from coherent_volume.errors import (
     from_os_error,
 )
 from coherent_volume.files import SymlinkFound, WriterPresent
-from coherent_volume.gating import settled_heads
+from coherent_volume.gating import remember, settled_heads
 from coherent_volume.install import (
     Outcome,
     install,
     install_row,
     keep_history,
+    place_for,
     previous_of,
     put_back,
 )
@@ -56,9 +57,9 @@ def commit(parts: VolumeParts, intents: Sequence[Intent]) -> list[Commit]:
     outside edit raced the commit: then it stands in the history, and the
     outside bytes are current.
     """
-    parts.announce()
     try:
-        with _typed(intents[0].key, "write"):
+        with _typed(parts, intents[0].key):
+            parts.announce()
             for intent in intents:
                 _stage(parts, intent)
             points.reached("staged")
@@ -69,7 +70,12 @@ def commit(parts: VolumeParts, intents: Sequence[Intent]) -> list[Commit]:
                 except ConflictError as conflict:
                     _keep_refused(parts, intents, conflict)
                     raise
-                done, raced = _publish_and_install(parts, intents, heads)
+                with contextlib.ExitStack() as stack:
+                    places = [
+                        stack.enter_context(place_for(parts, intent.key, intent.staged is not None))
+                        for intent in intents
+                    ]
+                    done, raced = _publish_and_install(parts, intents, heads, places)
             if raced is not None:
                 raise _raced_error(parts, *raced)
     except UnconfirmedError:
@@ -144,7 +150,10 @@ def _keep_refused(parts: VolumeParts, intents: Sequence[Intent], conflict: Confl
 
 
 def _publish_and_install(
-    parts: VolumeParts, intents: Sequence[Intent], heads: Sequence[Head]
+    parts: VolumeParts,
+    intents: Sequence[Intent],
+    heads: Sequence[Head],
+    places: Sequence[tuple[int, bytes]],
 ) -> tuple[list[Commit], tuple[Intent, Commit, ArtifactRow] | None]:
     """Publish what changes anything; install it; the commits, and the first race."""
     session = parts.session
@@ -162,10 +171,11 @@ def _publish_and_install(
     points.reached("published")
     commits: dict[ArtifactKey, Commit] = {}
     raced = None
+    place_of = {intent.key: place for intent, place in zip(intents, places, strict=True)}
     for (intent, head), new, row in zip(changing, publications, rows, strict=True):
         if intent.staged is not None:
             intent.staged.object = None  # the history owns it now
-        installed, after = _install_one(parts, intent, head, new, row)
+        installed, after = _install_one(parts, intent, head, new, row, place_of[intent.key])
         commits[intent.key] = Commit(
             shown(intent.key),
             row.generation,
@@ -180,9 +190,10 @@ def _publish_and_install(
     for intent, head in zip(intents, heads, strict=True):
         outcome = commits.get(intent.key) or _unchanged(parts, intent, head)
         if views[intent.key] or intent.renews_view:
-            session.seen_here[intent.key] = SeenRow(
-                outcome.generation, digests[intent.key], head.epoch
-            )
+            seen = SeenRow(outcome.generation, digests[intent.key], head.epoch)
+            if not outcome.changed:
+                remember(parts, head.key, seen, head.look.data, head.look.stat.st_size)
+            session.seen_here[intent.key] = seen
         done.append(outcome)
     return done, raced
 
@@ -261,13 +272,18 @@ def _bring_up_to_date(parts: VolumeParts, intent: Intent, head: Head, generation
 
 
 def _install_one(
-    parts: VolumeParts, intent: Intent, head: Head, new: Publication, row: ArtifactRow
+    parts: VolumeParts,
+    intent: Intent,
+    head: Head,
+    new: Publication,
+    row: ArtifactRow,
+    place: tuple[int, bytes],
 ) -> tuple[bool, ArtifactRow | None]:
     """(installed, the artifact's row after a race or None). Never raises OSError."""
     record = new.install
     assert record is not None  # noqa: S101 - every publication of a commit has one
     try:
-        outcome = install(parts, head.key, record, head.look)
+        outcome = install(parts, head.key, record, head.look, place)
         if outcome is Outcome.DONE:
             intent.staged = None
             return True, None
@@ -317,10 +333,13 @@ def _raced_error(
 
 
 @contextlib.contextmanager
-def _typed(key: ArtifactKey, step: str) -> Iterator[None]:
+def _typed(parts: VolumeParts, key: ArtifactKey) -> Iterator[None]:
     try:
         yield
     except CoherenceError:
         raise
     except OSError as error:
-        raise from_os_error(error, shown(key), step) from error
+        if isinstance(error, FileNotFoundError):
+            # A directory of the sidecar is gone: is the sidecar itself?
+            parts.sidecar.database.verify()
+        raise from_os_error(error, shown(key), "write") from error

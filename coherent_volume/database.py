@@ -18,6 +18,7 @@ Rules that keep SQLite itself sound:
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import sqlite3
 import threading
@@ -31,6 +32,7 @@ from coherent_volume.errors import (
     NotPermittedError,
     StorageError,
     UnconfirmedError,
+    from_os_error,
 )
 from coherent_volume.model import Durability
 
@@ -95,13 +97,33 @@ class Database:
     def _connect(self) -> sqlite3.Connection:
         # mode=rw: a missing file must be said, never made anew and empty.
         name = f"file:{_uri_quoted(self.path)}?mode=rw"
-        connection = sqlite3.connect(
-            name, uri=True, isolation_level=None, check_same_thread=False, timeout=_BUSY_TIMEOUT_S
-        )
-        # Checkpoints run after the acknowledgement (see maintenance): inside a
-        # commit they cost 8 ms at the 99th percentile instead of 1.7.
-        connection.execute("PRAGMA wal_autocheckpoint=0")
+        try:
+            connection = sqlite3.connect(
+                name,
+                uri=True,
+                isolation_level=None,
+                check_same_thread=False,
+                timeout=_BUSY_TIMEOUT_S,
+            )
+            # Checkpoints run after the acknowledgement (see maintenance): inside
+            # a commit they cost 8 ms at the 99th percentile instead of 1.7.
+            connection.execute("PRAGMA wal_autocheckpoint=0")
+            # The first page is read here, so that a failure is told as one of opening.
+            connection.execute("PRAGMA schema_version").fetchone()
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_CANTOPEN:
+                self._explain_unopenable()
+            raise
         return connection
+
+    def _explain_unopenable(self) -> None:
+        """Raise what the system says, where SQLite only says that it cannot open."""
+        try:
+            if os.statvfs(self.path).f_flag & os.ST_RDONLY:
+                raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+            os.close(os.open(self.path, os.O_PATH))
+        except OSError as error:
+            raise from_os_error(error, None, "open the sidecar") from error
 
     @staticmethod
     def _check_version(connection: sqlite3.Connection, expected: int) -> None:
@@ -265,6 +287,8 @@ def typed_error(error: sqlite3.Error, step: str, *, committing: bool = False) ->
         return NotPermittedError(text)
     if code == sqlite3.SQLITE_IOERR_SHORT_READ:
         return DamagedError(f"the sidecar is damaged: {error}")
+    if primary == sqlite3.SQLITE_FULL:
+        return StorageError(text, step=step, errno=errno.ENOSPC)
     if isinstance(error, sqlite3.OperationalError):
         return StorageError(text, step=step, errno=None)
     return DamagedError(f"the sidecar contradicts itself: {error}")

@@ -253,6 +253,7 @@ class UsageError(CoherenceError, ValueError):
     """The call cannot mean anything; correct it."""
 
     reason = "usage"
+    default_advice = "Nothing was changed. Correct the call."
 
 
 class NotManagedError(UsageError):

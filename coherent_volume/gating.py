@@ -17,9 +17,10 @@ from coherent_volume.files import HELD_OPEN_WAIT_S, WriterPresent, patient
 from coherent_volume.locks import GATE_WAIT_S
 from coherent_volume.model import ArtifactKey
 from coherent_volume.parts import VolumeParts
+from coherent_volume.records import SeenRow
 from coherent_volume.recovery import Head, Vanished, settle
 
-__all__ = ["ABSENCE_S", "settled_heads"]
+__all__ = ["ABSENCE_S", "remember", "settled_heads"]
 
 ABSENCE_S = 0.1
 """A name must be absent for this long to count as deleted: tools that save by
@@ -77,3 +78,22 @@ def _stays_absent(parts: VolumeParts, key: ArtifactKey) -> bool:
         else:
             return False
     return True
+
+
+def remember(
+    parts: VolumeParts, key: ArtifactKey, seen: SeenRow, data: bytes | None, size: int
+) -> None:
+    """Under the gate: write what a named session saw; a process session has no need.
+
+    Generation 0 gets a row, so that it can be referred to, and its content goes
+    into the history, because it must be recoverable when the session is
+    refused. Content too large to be kept in a row is left out.
+    """
+    observer = parts.session.observer
+    if observer is None:
+        return
+    row, _ = parts.sidecar.current(key, gated=True)
+    if row is None:
+        kept = data if data is not None and len(data) <= parts.staging.inline_max else None
+        row = parts.sidecar.register(key, seen.digest, kept, size, parts.boot)
+    parts.sidecar.observe(observer, row.id, seen)

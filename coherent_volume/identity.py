@@ -34,7 +34,7 @@ class ProcessIdentity:
 def boot_id() -> str:
     """The kernel's random name of this boot; "" where there is none."""
     try:
-        with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
+        with open("/proc/sys/kernel/random/boot_id", encoding="utf-8") as file:
             return file.read().strip()
     except OSError:
         return ""
@@ -78,7 +78,7 @@ def describe_holder_of_lock(descriptor: int) -> str:
     """Who holds the flock on the file behind *descriptor*: "pid 12 (python x)"."""
     try:
         inode = os.fstat(descriptor).st_ino
-        with open("/proc/locks", encoding="ascii") as file:
+        with open("/proc/locks", encoding="utf-8") as file:
             for line in file:
                 words = line.split()
                 # "1: FLOCK ADVISORY WRITE 4711 fe:01:1234 0 EOF"; waiters have "->".
@@ -99,7 +99,7 @@ def describe_holder_of_file(device: int, inode: int) -> str:
                 found = os.stat(f"/proc/{name}/fd/{number}")
                 if (found.st_dev, found.st_ino) != (device, inode):
                     continue
-                with open(f"/proc/{name}/fdinfo/{number}", encoding="ascii") as file:
+                with open(f"/proc/{name}/fdinfo/{number}", encoding="utf-8") as file:
                     flags = next(line for line in file if line.startswith("flags:"))
             except (OSError, StopIteration):
                 continue

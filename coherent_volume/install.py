@@ -9,8 +9,11 @@ its bytes become a generation before anything else happens to them.
 
 from __future__ import annotations
 
+import contextlib
 import enum
+import errno
 import os
+from collections.abc import Iterator
 
 from coherent_volume import points
 from coherent_volume.files import (
@@ -38,6 +41,7 @@ __all__ = [
     "install_row",
     "keep_history",
     "looks",
+    "place_for",
     "previous_of",
     "publish",
     "put_back",
@@ -126,25 +130,33 @@ def keep_history(parts: VolumeParts, look: Look) -> tuple[bytes | None, str | No
 
 
 def install(
-    parts: VolumeParts, key: ArtifactKey, record: InstallRow, leased: Look | None
+    parts: VolumeParts,
+    key: ArtifactKey,
+    record: InstallRow,
+    leased: Look | None,
+    place: tuple[int, bytes] | None = None,
 ) -> Outcome:
     """Make the published generation visible and verify what was displaced.
 
     *leased* is the look under which the displaced file was judged; its lease
-    proves that nobody opened the file for writing meanwhile. May raise
-    OSError: then nothing was moved, and the next visitor installs.
+    proves that nobody opened the file for writing meanwhile. *place* is the
+    directory and name, if they are open already. May raise OSError: then
+    nothing was moved, and the next visitor installs.
     """
     points.reached("before_install")
-    with parts.root.parent_of(key, make=record.staged is not None) as (folder, name):
-        try:
-            _move(parts, folder, name, record)
-        except (FileNotFoundError, FileExistsError):
-            return Outcome.GONE
-        # Crash here: installed but not verified. A displaced inode that is not
-        # the recorded one is found in staging by recovery and published.
-        points.reached("installed")
-        if parts.durable:
-            parts.unsynced_directories.add(key.rpartition(b"/")[0])
+    try:
+        if place is not None:
+            _move(parts, *place, record)
+        else:
+            with parts.root.parent_of(key, make=record.staged is not None) as found:
+                _move(parts, *found, record)
+    except (FileNotFoundError, FileExistsError):
+        return Outcome.GONE
+    # Crash here: installed but not verified. A displaced inode that is not
+    # the recorded one is found in staging by recovery and published.
+    points.reached("installed")
+    if parts.durable:
+        parts.unsynced_directories.add(key.rpartition(b"/")[0])
     displaced = parts.staging.look(record.stage)
     if record.previous is None or _as_judged(displaced, record.previous, leased):
         points.reached("verified")
@@ -154,6 +166,21 @@ def install(
         return Outcome.DONE
     points.reached("race_found")
     return Outcome.RACED
+
+
+@contextlib.contextmanager
+def place_for(parts: VolumeParts, key: ArtifactKey, make: bool) -> Iterator[tuple[int, bytes]]:
+    """The open directory and name for an install, known to be writable.
+
+    Asked before the commit point: a commit that can never be made visible must
+    be refused, not acknowledged. Raises PermissionError, NotRegularFileError.
+    """
+    with parts.root.parent_of(key, make=make) as (folder, name):
+        if not os.access(b".", os.W_OK | os.X_OK, dir_fd=folder, effective_ids=True):
+            read_only = os.fstatvfs(folder).f_flag & os.ST_RDONLY
+            number = errno.EROFS if read_only else errno.EACCES
+            raise PermissionError(number, os.strerror(number))
+        yield folder, name
 
 
 def _move(parts: VolumeParts, folder: int, name: bytes, record: InstallRow) -> None:

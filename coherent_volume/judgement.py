@@ -21,6 +21,7 @@ from coherent_volume.errors import (
     NotFoundError,
     NotObservedError,
     StaleGenerationError,
+    printable,
 )
 from coherent_volume.model import ArtifactKey
 from coherent_volume.parts import VolumeParts
@@ -94,7 +95,7 @@ def _judge_view(parts: VolumeParts, intent: Intent, head: Head) -> None:
         if head.exists:
             raise NotObservedError(
                 f"exists at generation {head.generation}{_by(parts, head)},"
-                f" and {parts.session.name} has never read it",
+                f" and {printable(parts.session.name)} has never read it",
                 path=path,
                 current=head.generation,
             )
@@ -136,7 +137,7 @@ def _author(parts: VolumeParts, head: Head) -> str:
     if head.row is None:
         return OUTSIDE
     record = parts.sidecar.generation(head.row.id, head.row.generation)
-    return record.session if record else OUTSIDE
+    return printable(record.session) if record else OUTSIDE
 
 
 def _by(parts: VolumeParts, head: Head) -> str:

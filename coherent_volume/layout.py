@@ -180,7 +180,7 @@ def _read(root: Root) -> _Found | None:
     except (FileNotFoundError, NotADirectoryError):
         return None
     try:
-        with open(os.path.join(directory, "incarnation"), encoding="ascii") as file:
+        with open(os.path.join(directory, "incarnation"), encoding="utf-8") as file:
             incarnation = file.read().strip()
     except (FileNotFoundError, UnicodeDecodeError):
         raise DamagedError(
@@ -222,7 +222,7 @@ def _make(root: Root, config: Config) -> _Found:
 def _incarnation_kept(directory: str) -> str | None:
     """The incarnation of a sidecar that lost only its configuration."""
     try:
-        with open(os.path.join(directory, "incarnation"), encoding="ascii") as file:
+        with open(os.path.join(directory, "incarnation"), encoding="utf-8") as file:
             incarnation = file.read().strip()
     except OSError:
         return None

@@ -74,6 +74,10 @@ class Maintenance:
             if self._stopped.wait(_INTERVAL_S):
                 return
             self._wanted.clear()
+            # Looked at after the clear: a stop that came in between has set
+            # both, and its wake-up has just been wiped out.
+            if self._stopped.is_set():
+                return
             try:
                 self._pass()
             except (CoherenceError, OSError) as error:

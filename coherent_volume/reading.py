@@ -20,7 +20,7 @@ from coherent_volume.files import (
     look,
     patient,
 )
-from coherent_volume.gating import settled_heads
+from coherent_volume.gating import remember, settled_heads
 from coherent_volume.locks import GATE_WAIT_S
 from coherent_volume.model import ABSENT_DIGEST, ArtifactKey
 from coherent_volume.parts import VolumeParts, now_ns
@@ -147,26 +147,8 @@ def record(parts: VolumeParts, key: ArtifactKey, reading: Reading) -> None:
     if session.observer is not None and session.seen(key) != reading.seen:
         with _typed(key), parts.gate.held(GATE_WAIT_S):
             parts.sidecar.database.verify()
-            artifact = reading.artifact
-            if artifact is None:
-                artifact = _register(parts, key, reading)
-            parts.sidecar.observe(session.observer, artifact, reading.seen)
+            remember(parts, key, reading.seen, reading.data, reading.size)
     session.seen_here[key] = reading.seen
-
-
-def _register(parts: VolumeParts, key: ArtifactKey, reading: Reading) -> int:
-    """Give generation 0 a row, so that a named session can refer to it.
-
-    Its content goes into the history, because it must be recoverable when the
-    session is refused; content too large to be kept in a row is left out.
-    """
-    row, _ = parts.sidecar.current(key, gated=True)
-    if row is not None:
-        return row.id
-    content = reading.data
-    if content is not None and len(content) > parts.staging.inline_max:
-        content = None
-    return parts.sidecar.register(key, reading.seen.digest, content, reading.size, parts.boot).id
 
 
 @contextlib.contextmanager
