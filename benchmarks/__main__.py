@@ -30,6 +30,7 @@ plain: open/read/close; temp + fsync + rename + fsync of the directory (durable)
 (process); flock around the same (counter). ratio: ours to plain, median over alternating blocks,
 spread: quartiles. to bare calls: ours to the same by os.open/os.read/os.write. Incumbent: its own
 ratio to plain in the same run; write() in the write rows, write_cas in update and counter rows.
+~ the plain arm itself varied by half or more: the machine was busy, measure that row again.
 """
 
 
@@ -131,6 +132,7 @@ def main(given: Sequence[str] | None = None) -> int:
     finally:
         progress("")
         shutil.rmtree(directory, ignore_errors=True)
+    known["load_after"] = os.getloadavg()[0]
     known |= {"seconds": round(time.monotonic() - begin, 1), "seed": seed, "incumbent": about}
     print(machine.summary(known))
     kind = "quick" if arguments.quick else "full"

@@ -11,7 +11,7 @@ from typing import Any
 from benchmarks import ours
 from benchmarks.counter_worker import COUNTER
 from benchmarks.incumbent import Incumbent
-from benchmarks.measure import spread_of
+from benchmarks.measure import is_unsteady, spread_of
 from benchmarks.ours import Durability
 from benchmarks.settings import Context
 from benchmarks.table import Row, Target
@@ -133,6 +133,7 @@ def _rows_of(durability: Durability, processes: int, tallies: dict[str, Tally]) 
         spread_of(own.rates).median,
         spread_of([a / b for a, b in zip(own.rates, flock.rates, strict=True)]),
         target=THROUGHPUT if durability == "power" else None,
+        unsteady=is_unsteady(flock.rates),
     )
     if theirs is not None:
         # Its rounds may be fewer: one that broke off has no rate.

@@ -28,6 +28,7 @@ def _row(key: str, title: str, samples: Samples, target: Target | None) -> Row:
         samples.ratio("ours", "plain"),
         samples.ratio("ours", "bare"),
         target,
+        unsteady=samples.unsteady("plain"),
     )
 
 

@@ -30,9 +30,9 @@ def facts(directory: Path) -> dict[str, object]:
 
 def summary(known: dict[str, object]) -> str:
     """Return the facts in one line."""
-    load = known["load_before"]
+    load = f"load {known['load_before']:.1f} before, {known['load_after']:.1f} after"
     return (
-        f"{known['cpus']} CPUs ({known['cpu']}), load {load:.1f}, kernel {known['kernel']}, "
+        f"{known['cpus']} CPUs ({known['cpu']}), {load}, kernel {known['kernel']}, "
         f"Python {known['python']}, SQLite {known['sqlite']}, {known['filesystem']}"
     )
 

@@ -17,7 +17,18 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-__all__ = ["Arm", "Plan", "Ratio", "Samples", "interleave", "payloads", "spread_of"]
+__all__ = [
+    "Arm",
+    "Plan",
+    "Ratio",
+    "Samples",
+    "interleave",
+    "is_unsteady",
+    "payloads",
+    "spread_of",
+]
+
+UNSTEADY = 1.5
 
 
 def _nothing() -> None:
@@ -76,6 +87,16 @@ class Samples:
         """Return *above* divided by *below*, block by block."""
         pairs = zip(self.medians[above], self.medians[below], strict=True)
         return spread_of([a / b for a, b in pairs])
+
+    def unsteady(self, name: str) -> bool:
+        """Say whether one arm's own blocks differ so much that the machine was busy."""
+        return is_unsteady(self.medians[name])
+
+
+def is_unsteady(values: Sequence[float]) -> bool:
+    """Say whether the upper quartile of *values* is above 1.5 times the lower."""
+    spread = spread_of(values)
+    return spread.high > UNSTEADY * spread.low
 
 
 def spread_of(values: Sequence[float]) -> Ratio:

@@ -140,4 +140,5 @@ def _row(
         samples.ratio("ours", "plain"),
         samples.ratio("ours", "bare"),
         target,
+        unsteady=samples.unsteady("plain"),
     )

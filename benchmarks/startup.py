@@ -48,6 +48,7 @@ def _row(key: str, title: str, samples: Samples, target: Target | None = None) -
         samples.median("ours"),
         samples.ratio("ours", "plain"),
         target=target,
+        unsteady=samples.unsteady("plain"),
     )
 
 

@@ -57,6 +57,7 @@ class Row:
     bare: Ratio | None = None
     target: Target | None = None
     incumbent: str = ""
+    unsteady: bool = False
 
 
 def show(value: float | None, unit: Unit) -> str:
@@ -92,7 +93,7 @@ def _cells(row: Row) -> tuple[str, ...]:
         row.title,
         show(row.plain, row.unit),
         show(row.ours, row.unit),
-        show(ratio.median, "x") if ratio else "",
+        show(ratio.median, "x") + ("~" if row.unsteady else "") if ratio else "",
         f"{show(ratio.low, 'x')}..{show(ratio.high, 'x')}" if ratio else "",
         show(row.bare.median, "x") if row.bare else "",
         row.target.text(row) if row.target else "",
