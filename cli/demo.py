@@ -66,11 +66,15 @@ done
 
 
 class Act(NamedTuple):
-    """What came of one act: the text at the end, and what bob was told."""
+    """What came of one act: the text at the end, and what bob was told.
+
+    ``worked`` is False when an actor failed: a crash must not pass for a loss.
+    """
 
     name: str
     content: str
     refusal: str
+    worked: bool
 
     @property
     def kept(self) -> bool:
@@ -85,12 +89,13 @@ def demo(_common: Common) -> Reply:
         plain_files = _play("without", scratch, [*python, _PLAIN])
         library = _play("library", scratch, [*python, _COHERENT], managed=True)
         shells = _play("shells", scratch, ["sh", "-c", _SHELL, "sh"], managed=True)
+    acts = (plain_files, library, shells)
     shown = (
-        not plain_files.kept
+        all(act.worked for act in acts)
+        and plain_files.content == _START + _LINES["bob"]
         and not plain_files.refusal
         and all(act.kept and act.refusal for act in (library, shells))
     )
-    acts = (plain_files, library, shells)
     fields: dict[str, Any] = {
         act.name: {"kept": act.kept, "refusal": act.refusal, "content": act.content} for act in acts
     }
@@ -114,7 +119,9 @@ def _play(name: str, scratch: str, command: list[str], *, managed: bool = False)
     actors = {who: _start([*command, who, line], root, drafts) for who, line in _LINES.items()}
     told = {who: _go(actor) for who, actor in actors.items()}
     with open(plan, encoding="utf-8") as file:
-        return Act(name, file.read(), told["bob"])
+        content = file.read()
+    worked = all(actor.returncode == 0 for actor in actors.values())
+    return Act(name, content, told["bob"], worked)
 
 
 def _start(command: list[str], root: str, drafts: str) -> subprocess.Popen[str]:
@@ -158,7 +165,7 @@ Alice and Bob both read plan.md. Alice saves her line, then Bob saves his.
 
 1. Two processes with open() and write()
 {_quoted(plain_files.content)}
-   {_verdict(plain_files, f"Lost without a word: what {' and '.join(lost)} wrote.")}
+   {_verdict(plain_files, f"Lost without a word: what {' and '.join(lost).title()} wrote.")}
 
 2. Two processes with coherent_volume. Bob's write is refused:
 {_quoted(library.refusal)}

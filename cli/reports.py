@@ -112,7 +112,8 @@ def check(value: CheckReport) -> Reply:
             for each in value.findings
         ]
         verdict = "sound" if value.ok else "damaged; run: coherent check --repair"
-        lines.append(f"{value.artifacts} artifacts, {value.generations} generations: {verdict}\n")
+        looked = f"artifacts {value.artifacts}, generations {value.generations}"
+        lines.append(f"{looked}: {verdict}\n")
         return "".join(lines)
 
     code = 0 if value.ok else DAMAGED

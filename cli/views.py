@@ -9,6 +9,7 @@ from cli import render, reports
 from cli.call import Common, Reply
 from cli.place import below_root, opened, session_of, volume_root
 from cli.tables import progress
+from coherent_volume import DamagedError, SchemaVersionError, rebuild_sidecar
 
 __all__ = ["check", "log", "reacquire", "session", "status"]
 
@@ -44,6 +45,21 @@ def session(common: Common) -> Reply:
 
 
 def check(common: Common, repair: bool) -> Reply:
-    """Whether the records and the files agree."""
+    """Whether the records and the files agree.
+
+    A sidecar that cannot even be opened is rebuilt first, if repair is asked for.
+    """
+    try:
+        return _check(common, repair)
+    except SchemaVersionError:
+        raise
+    except DamagedError:
+        if not repair:
+            raise
+    rebuild_sidecar(volume_root(common))
+    return _check(common, repair)
+
+
+def _check(common: Common, repair: bool) -> Reply:
     with opened(common) as place, progress("checking") as advance:
         return reports.check(place.volume.check(repair=repair, progress=advance))

@@ -161,6 +161,18 @@ def test_every_refusal_has_a_path_a_reason_and_the_next_step(alice, bob):
     assert third.startswith("Your content is kept in .coherence/refused/plan.md.alice.g0.")
 
 
+def test_a_file_that_is_held_open_for_writing_is_busy_and_names_the_holder(alice, root):
+    alice.ok("read", PLAN)
+    with (root / PLAN).open("r+b"):
+        done = alice("write", PLAN, "--json", input="mine\n")
+    assert done.code == 75
+    told = done.json()
+    assert told["error"] == "BusyError"
+    assert f"pid {os.getpid()}" in told["message"]
+    assert (root / PLAN).read_bytes() == b"first\n"
+    alice.ok("write", PLAN, input="mine\n")
+
+
 def test_a_directory_in_the_way_is_wrong_usage(alice, root):
     (root / "plans/folder").mkdir()
     assert alice("read", "plans/folder").code == 2

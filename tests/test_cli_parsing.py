@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -246,6 +247,17 @@ def test_an_error_that_came_later_has_the_exit_code_of_its_branch():
 
     assert exit_code(LaterError("said")) == 75
     assert exit_code(CoherenceError("said")) == 70
+
+
+def test_the_documents_name_every_error_with_its_exit_code():
+    table = {}
+    for line in (REPOSITORY / "docs/CLI.md").read_text().splitlines():
+        cells = [cell.strip() for cell in line.strip("|").split("|")]
+        if len(cells) == 4 and cells[0].isdecimal():
+            table.update(dict.fromkeys(re.findall(r"\w+Error", cells[2]), int(cells[0])))
+    assert {kind.__name__: EXIT_CODES[kind] for kind in leaves()} == {
+        name: code for name, code in table.items() if name in {kind.__name__ for kind in leaves()}
+    }
 
 
 def test_only_what_a_retry_can_mend_exits_with_75():

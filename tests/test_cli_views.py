@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from cli import demo
+from cli.call import Common
 from tests.harness.command import Command, on_a_terminal
 
 PLAN = "plans/plan.md"
@@ -278,9 +280,25 @@ def test_the_demo_shows_its_point(tmp_path, monkeypatch):
 
 def test_the_demo_tells_its_story_in_text(tmp_path):
     text = Command(tmp_path, "somebody-else").ok("demo").text
-    assert "Lost without a word: what alice wrote." in text
+    assert "Lost without a word: what Alice wrote." in text
     assert text.count("Both edits are there.") == 2
     assert "exit status 75" in text
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ('open("plan.md", "w").write(text + ', 'open("plan.md", "a").write('),
+        ("import sys", "import nothing_of_that_name"),
+    ],
+    ids=["nothing is lost", "an actor crashes"],
+)
+def test_the_demo_fails_when_it_does_not_show_a_loss(monkeypatch, capfd, old, new):
+    assert old in demo._PLAIN
+    monkeypatch.setattr(demo, "_PLAIN", demo._PLAIN.replace(old, new))
+    reply = demo.demo(Common())
+    assert reply.status == reply.fields["exit_code"] == 1
+    assert "did not show" in reply.text()
 
 
 def test_the_demo_fails_when_there_is_no_shell_to_show_it(tmp_path):
