@@ -70,6 +70,7 @@ EXIT_CODES: dict[type[errors.CoherenceError], int] = {
     errors.NotPermittedError: NO_PERMISSION,
     errors.ConfigurationError: CONFIGURATION,
     errors.DamagedError: DAMAGED,
+    errors.SchemaVersionError: DAMAGED,
 }
 
 

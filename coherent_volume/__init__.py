@@ -32,6 +32,7 @@ from coherent_volume.errors import (
     NotPermittedError,
     NotRegularFileError,
     OutsideRootError,
+    SchemaVersionError,
     StaleGenerationError,
     StorageError,
     UnavailableError,
@@ -51,6 +52,7 @@ from coherent_volume.model import (
     SessionStatus,
     VolumeStatus,
 )
+from coherent_volume.rebuild import rebuild_sidecar
 from coherent_volume.volume import CoherentVolume
 
 __version__ = "0.1.0"
@@ -80,6 +82,7 @@ __all__ = [
     "Observation",
     "OutsideRootError",
     "RefusedContent",
+    "SchemaVersionError",
     "SessionInfo",
     "SessionStatus",
     "StaleGenerationError",
@@ -91,4 +94,5 @@ __all__ = [
     "VolumeStatus",
     "find_root",
     "initialise",
+    "rebuild_sidecar",
 ]

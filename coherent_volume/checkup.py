@@ -6,22 +6,25 @@ nothing at all: a foreign edit that nobody has adopted yet is only noted.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 from collections.abc import Callable, Iterable
 
+from coherent_volume.attributes import Witness
 from coherent_volume.digest import digest_of, digest_of_chunks
-from coherent_volume.errors import CoherenceError, DamagedError
+from coherent_volume.errors import CoherenceError, DamagedError, NotFoundError
 from coherent_volume.files import SymlinkFound, WriterPresent, look
 from coherent_volume.gating import settled_heads
+from coherent_volume.inventory import managed_files
+from coherent_volume.locks import GATE_WAIT_S
 from coherent_volume.maintenance import collect_orphans, finish
 from coherent_volume.model import ArtifactKey, CheckFinding, CheckReport
 from coherent_volume.parts import VolumeParts, now_ns
 from coherent_volume.paths import shown
-from coherent_volume.records import ArtifactRow
-from coherent_volume.recovery import content_of
+from coherent_volume.records import ArtifactRow, HistoryRow
+from coherent_volume.recovery import content_of, recover_from_file
 from coherent_volume.session import presences
-from coherent_volume.staging import Witness
 
 __all__ = ["check"]
 
@@ -34,20 +37,19 @@ def check(parts: VolumeParts, *, repair: bool, progress: Progress | None) -> Che
         CheckFinding("damage", "sidecar.db", problem)
         for problem in parts.sidecar.database.integrity()
     ]
-    keys = parts.sidecar.keys()
-    generations = 0
+    keys = sorted({*parts.sidecar.keys(), *managed_files(parts)})
+    generations = artifacts = 0
     for number, key in enumerate(keys):
         if progress is not None:
             progress(number, len(keys))
         found, count = _check_artifact(parts, key)
         generations += count
-        if repair:
-            found = [_repair(parts, key, finding) for finding in found]
-        findings += found
+        artifacts += bool(count)
+        findings += _repaired(parts, key, found) if repair else found
     findings += _check_leftovers(parts, repair=repair)
     if progress is not None:
         progress(len(keys), len(keys))
-    return CheckReport(os.fsdecode(parts.root.path), len(keys), generations, tuple(findings))
+    return CheckReport(os.fsdecode(parts.root.path), artifacts, generations, tuple(findings))
 
 
 def _check_artifact(parts: VolumeParts, key: ArtifactKey) -> tuple[list[CheckFinding], int]:
@@ -57,7 +59,7 @@ def _check_artifact(parts: VolumeParts, key: ArtifactKey) -> tuple[list[CheckFin
     except DamagedError as error:
         return [CheckFinding("damage", name, error.message)], 0
     if row is None:
-        return [], 0
+        return list(_check_file(parts, key, None)), 0
     findings = [CheckFinding("damage", name, text) for text in _check_history(parts, key, row)]
     findings += _check_file(parts, key, row)
     return findings, len(parts.sidecar.history(key, None))
@@ -71,21 +73,26 @@ def _check_history(parts: VolumeParts, key: ArtifactKey, row: ArtifactRow) -> It
         if newer.generation != older.generation + 1 and newer.kind != "recovered":
             yield f"generation {newer.generation} follows {older.generation}"
     for entry in rows:
-        if not entry.digest:
-            continue
-        try:
-            content = content_of(parts, key, row.id, entry.generation)
-        except CoherenceError as error:
-            yield error.message
-            continue
-        if isinstance(content, bytes) and not content and entry.size:
-            continue  # a baseline too large to be kept
-        digest = digest_of(content) if isinstance(content, bytes) else digest_of_chunks(content)
-        if digest != entry.digest:
+        if not _is_sound(parts, key, row.id, entry):
             yield f"the kept content of generation {entry.generation} is damaged"
 
 
-def _check_file(parts: VolumeParts, key: ArtifactKey, row: ArtifactRow) -> Iterable[CheckFinding]:
+def _is_sound(parts: VolumeParts, key: ArtifactKey, artifact: int, entry: HistoryRow) -> bool:
+    if not entry.digest:
+        return True
+    try:
+        content = content_of(parts, key, artifact, entry.generation)
+    except NotFoundError:
+        return True  # a baseline too large to be kept, or given up by a repair
+    except DamagedError:
+        return False
+    found = digest_of(content) if isinstance(content, bytes) else digest_of_chunks(content)
+    return found == entry.digest
+
+
+def _check_file(
+    parts: VolumeParts, key: ArtifactKey, row: ArtifactRow | None
+) -> Iterable[CheckFinding]:
     name = shown(key)
     try:
         seen = look(parts.root.descriptor, key, keep=False)
@@ -99,25 +106,49 @@ def _check_file(parts: VolumeParts, key: ArtifactKey, row: ArtifactRow) -> Itera
         witness = Witness.read(seen.descriptor, parts.incarnation, key) if seen.exists else -1
     finally:
         seen.close()
-    if witness > row.generation:
+    known = row.generation if row else 0
+    if witness > known:
         yield CheckFinding(
             "damage",
             name,
-            f"the file is generation {witness}, the sidecar knows only {row.generation}",
+            f"the file is generation {witness}, the sidecar knows only {known}",
         )
-    elif seen.digest != row.digest:
+    elif row is not None and seen.digest != row.digest:
         yield CheckFinding("note", name, "differs from the records: not yet adopted or installed")
 
 
-def _repair(parts: VolumeParts, key: ArtifactKey, finding: CheckFinding) -> CheckFinding:
-    try:
+def _repaired(
+    parts: VolumeParts, key: ArtifactKey, found: list[CheckFinding]
+) -> list[CheckFinding]:
+    if not found:
+        return found
+    with contextlib.suppress(CoherenceError, OSError):
+        if any(finding.severity == "damage" for finding in found):
+            _recover(parts, key)
         with settled_heads(parts, [key]):
             pass
-    except (CoherenceError, OSError):
-        return finding
-    again, _ = _check_artifact(parts, key)
-    still = any(other.message == finding.message for other in again)
-    return CheckFinding(finding.severity, finding.subject, finding.message, repaired=not still)
+    still = {finding.message for finding in _check_artifact(parts, key)[0]}
+    return [
+        CheckFinding(f.severity, f.subject, f.message, repaired=f.message not in still)
+        for f in found
+    ]
+
+
+def _recover(parts: VolumeParts, key: ArtifactKey) -> None:
+    """Go on counting above all that is known, and give up contents that are damaged."""
+    with parts.gate.held(GATE_WAIT_S):
+        at_least = 0
+        try:
+            row = parts.sidecar.artifact(key)
+        except DamagedError:
+            at_least = parts.sidecar.reset_artifact(key, parts.boot)
+            row = parts.sidecar.artifact(key)
+        recover_from_file(parts, key, at_least)
+        if row is None:
+            return
+        for entry in parts.sidecar.history(key, None):
+            if not _is_sound(parts, key, row.id, entry):
+                parts.sidecar.drop_content(key, entry.generation)
 
 
 def _check_leftovers(parts: VolumeParts, *, repair: bool) -> list[CheckFinding]:

@@ -18,6 +18,7 @@ import os
 from collections.abc import Iterator, Sequence
 
 from coherent_volume import points
+from coherent_volume.attributes import Attributes
 from coherent_volume.errors import (
     CoherenceError,
     ConflictError,
@@ -43,7 +44,6 @@ from coherent_volume.parts import VolumeParts
 from coherent_volume.paths import shown
 from coherent_volume.records import OUTSIDE, ArtifactRow, Publication, SeenRow
 from coherent_volume.recovery import Head, content_of
-from coherent_volume.staging import Attributes
 from coherent_volume.syscalls import openat2
 
 __all__ = ["commit"]

@@ -30,6 +30,7 @@ from coherent_volume.errors import (
     CoherenceError,
     DamagedError,
     NotPermittedError,
+    SchemaVersionError,
     StorageError,
     UnconfirmedError,
     from_os_error,
@@ -94,6 +95,22 @@ class Database:
             os.close(descriptor)
         os.rename(draft, path)
 
+    @staticmethod
+    def salvage(path: str, statements: Sequence[str]) -> list[list[Row]]:
+        """What each statement still yields from a damaged database, up to its first error."""
+        found: list[list[Row]] = []
+        try:
+            connection = sqlite3.connect(path, isolation_level=None)
+        except sqlite3.Error:
+            return [[] for _ in statements]
+        with contextlib.closing(connection):
+            for statement in statements:
+                rows: list[Row] = []
+                with contextlib.suppress(sqlite3.Error):
+                    rows.extend(connection.execute(statement))
+                found.append(rows)
+        return found
+
     def _connect(self) -> sqlite3.Connection:
         # mode=rw: a missing file must be said, never made anew and empty.
         name = f"file:{_uri_quoted(self.path)}?mode=rw"
@@ -132,9 +149,8 @@ class Database:
         if application != _APPLICATION_ID:
             raise DamagedError("sidecar.db is not the sidecar of a coherent volume")
         if version > expected:
-            raise DamagedError(
+            raise SchemaVersionError(
                 f"the sidecar has schema {version}, this program knows {expected}",
-                advice="Nothing is broken: install the newer coherent-volume that wrote it.",
                 schema=version,
                 known=expected,
             )

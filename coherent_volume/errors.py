@@ -42,6 +42,7 @@ __all__ = [
     "NotPermittedError",
     "NotRegularFileError",
     "OutsideRootError",
+    "SchemaVersionError",
     "StaleGenerationError",
     "StorageError",
     "UnavailableError",
@@ -313,6 +314,13 @@ class DamagedError(CoherenceError):
 
     reason = "damaged"
     default_advice = "Keep the directory as it is and run: coherent check --repair"
+
+
+class SchemaVersionError(DamagedError):
+    """A newer program wrote the sidecar: ``schema``, ``known``."""
+
+    reason = "newer_schema"
+    default_advice = "Nothing is broken: install the newer coherent-volume that wrote it."
 
 
 # ── from the operating system ────────────────────────────────────────────────

@@ -12,6 +12,7 @@ import enum
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from coherent_volume.attributes import Attributes
 from coherent_volume.errors import (
     AlreadyExistsError,
     ConflictError,
@@ -28,7 +29,7 @@ from coherent_volume.parts import VolumeParts
 from coherent_volume.paths import shown
 from coherent_volume.records import OUTSIDE, SeenRow
 from coherent_volume.recovery import Head
-from coherent_volume.staging import Attributes, StagedContent
+from coherent_volume.staging import StagedContent
 
 __all__ = ["Expectation", "Intent", "judge"]
 

@@ -33,7 +33,13 @@ from coherent_volume.sidecar import Sidecar
 from coherent_volume.staging import Staging
 from coherent_volume.syscalls import filesystem_magic
 
-__all__ = ["SIDECAR_DIRECTORY", "find_root", "initialise", "open_parts"]
+__all__ = [
+    "SIDECAR_DIRECTORY",
+    "existing_incarnation",
+    "find_root",
+    "initialise",
+    "open_parts",
+]
 
 SIDECAR_DIRECTORY = ".coherence"
 _FOLDERS = ("staging", "objects", "refused", "sessions", "turns")
@@ -118,6 +124,14 @@ def open_parts(
     except BaseException:
         root.close()
         raise
+
+
+def existing_incarnation(root: Root) -> str:
+    """The incarnation of the volume at *root*; raises UsageError when there is none."""
+    found = _read(root)
+    if found is None:
+        raise UsageError("no coherent volume here", path=os.fsdecode(root.path))
+    return found.incarnation
 
 
 def initialise(

@@ -27,9 +27,10 @@ class Ledger:
     # ── content and history ──────────────────────────────────────────────────
 
     def content(self, artifact: int, generation: int) -> tuple[bytes | None, str | None] | None:
-        """(content, object) of a generation, None when it is pruned."""
+        """(content, object) of a generation, None when they are not kept."""
         row = self.database.read_one(
-            "SELECT content, object FROM history WHERE artifact=? AND generation=?",
+            "SELECT content, object FROM history WHERE artifact=? AND generation=?"
+            " AND (content IS NOT NULL OR object IS NOT NULL OR size = 0)",
             (artifact, generation),
         )
         return None if row is None else (row[0], row[1])

@@ -33,8 +33,8 @@ __all__ = ["Maintenance", "collect_orphans", "dispose", "finish", "sync_director
 _log = logging.getLogger("coherent_volume")
 
 _INTERVAL_S = 0.02
-_CHECKPOINT_BYTES = 8 << 20
-_LOG_BYTES_MAX = 32 << 20  # reached only by many short processes beside an idle one
+_CHECKPOINT_BYTES = 4 << 20
+_LOG_BYTES_MAX = 16 << 20  # reached only by many short processes beside an idle one
 _DAY_S = 86_400
 _PRUNED_AT_ONCE = 256
 

@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from coherent_volume.attributes import Witness
 from coherent_volume.errors import CoherenceError, from_os_error
 from coherent_volume.files import (
     HELD_OPEN_WAIT_S,
@@ -26,7 +27,6 @@ from coherent_volume.model import ABSENT_DIGEST, ArtifactKey
 from coherent_volume.parts import VolumeParts, now_ns
 from coherent_volume.paths import shown
 from coherent_volume.records import ArtifactRow, InstallRow, SeenRow
-from coherent_volume.staging import Witness
 
 __all__ = ["Reading", "read", "reading_open", "record"]
 

@@ -22,6 +22,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from coherent_volume import points
+from coherent_volume.attributes import Attributes, Witness
 from coherent_volume.errors import DamagedError, NotFoundError
 from coherent_volume.files import CHUNK, Look, chunks_of, look, look_at
 from coherent_volume.install import (
@@ -37,9 +38,8 @@ from coherent_volume.model import ABSENT_DIGEST, ArtifactKey, Digest
 from coherent_volume.parts import Displaced, VolumeParts
 from coherent_volume.paths import shown
 from coherent_volume.records import OUTSIDE, ArtifactRow, InstallRow, Publication
-from coherent_volume.staging import Attributes, Witness
 
-__all__ = ["Head", "Vanished", "content_of", "settle"]
+__all__ = ["Head", "Vanished", "content_of", "recover_from_file", "settle"]
 
 _log = logging.getLogger("coherent_volume")
 
@@ -163,6 +163,22 @@ def _continue_from_witness(
         witness,
     )
     return _adopt(parts, key, row, seen, "recovered", witness + 1)
+
+
+def recover_from_file(parts: VolumeParts, key: ArtifactKey, at_least: int) -> None:
+    """Go on counting above everything that is known, with what is visible now.
+
+    Under the gate, for repairs only: the records have lost generations, and a
+    number that was handed out once must not be handed out again (I2).
+    """
+    row, _ = parts.sidecar.current(key, gated=True)
+    seen = look(parts.root.descriptor, key)
+    try:
+        witness = Witness.read(seen.descriptor, parts.incarnation, key) if seen.exists else 0
+        newest = max(row.generation if row else 0, witness, at_least)
+        _adopt(parts, key, row, seen, "recovered", newest + 1)
+    finally:
+        seen.close()
 
 
 # ── unfinished installs ──────────────────────────────────────────────────────

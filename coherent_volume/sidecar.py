@@ -33,6 +33,7 @@ __all__ = ["SCHEMA_VERSION", "Sidecar"]
 
 SCHEMA_VERSION = 1
 _DAY_NS = 86_400 * 10**9
+_PLAUSIBLE_GAP = 1 << 20
 _BATCH = 16
 """Generous bounds are enforced at every 16th commit of an artifact, in one go;
 smaller ones exactly, at every commit."""
@@ -45,6 +46,9 @@ _CURRENT = (
 _AGED = (
     "SELECT h.seq FROM history h JOIN artifact a ON a.id = h.artifact"
     " WHERE h.at < ? AND h.generation < a.generation ORDER BY h.seq LIMIT ?"
+)
+_HISTORY_COLUMNS = (
+    "artifact, generation, base, kind, session, at, digest, size, companions, object, content"
 )
 _INSTALL = (
     "SELECT artifact, generation, stage, staged_inode, staged_mtime_ns, previous_inode,"
@@ -160,6 +164,63 @@ class Sidecar(Ledger):
             ).fetchall()
         return [row[0] for row in rows]
 
+    def reset_artifact(self, key: ArtifactKey, boot: str) -> int:
+        """Gated, for repairs: give a damaged row the values of its newest history.
+
+        Returns the highest generation that any record names; 0 when none does.
+        """
+        with self.database.transaction(durable=True) as connection:
+            raw = connection.execute(
+                "SELECT id, generation FROM artifact WHERE path=?", (key,)
+            ).fetchone()
+            newest = connection.execute(
+                "SELECT generation, digest, size FROM history WHERE artifact=?"
+                " ORDER BY generation DESC LIMIT 1",
+                (raw[0],),
+            ).fetchone() or (0, b"", 0)
+            generation, digest, size = newest
+            checksum = artifact_checksum(key, generation, digest, size, 0, boot)
+            connection.execute(
+                "UPDATE artifact SET generation=?, digest=?, size=?, epoch=0, boot=?, checksum=?"
+                " WHERE id=?",
+                (generation, digest, size, boot, checksum, raw[0]),
+            )
+        # A flipped high bit must not carry the count away with it.
+        return max(generation, raw[1] if 0 <= raw[1] - generation < _PLAUSIBLE_GAP else 0)
+
+    def drop_content(self, key: ArtifactKey, generation: int) -> None:
+        """Gated, for repairs: the kept content of a generation is not what it was."""
+        with self.database.transaction(durable=True) as connection:
+            connection.execute(
+                "UPDATE history SET content=NULL, object=NULL, kind='lost' WHERE generation=?"
+                " AND artifact=(SELECT id FROM artifact WHERE path=?)",
+                (generation, key),
+            )
+
+    @staticmethod
+    def salvage(path: str) -> tuple[list[Row], list[Row]]:
+        """Whatever artifacts and generations a damaged database still yields."""
+        artifacts, history = Database.salvage(
+            path,
+            [
+                "SELECT id, path, generation, digest, size, epoch, boot, checksum FROM artifact",
+                f"SELECT {_HISTORY_COLUMNS} FROM history ORDER BY seq",
+            ],
+        )
+        return artifacts, history
+
+    def restore(self, artifacts: Sequence[Row], history: Sequence[Row]) -> None:
+        """Gated: fill an empty sidecar with salvaged rows that were found sound."""
+        with self.database.transaction(durable=True) as connection:
+            connection.executemany(
+                "INSERT OR IGNORE INTO artifact VALUES (?, ?, ?, ?, ?, ?, ?, ?)", artifacts
+            )
+            connection.executemany(
+                f"INSERT OR IGNORE INTO history ({_HISTORY_COLUMNS})"
+                " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                history,
+            )
+
     def register(
         self, key: ArtifactKey, digest: Digest, content: bytes | None, size: int, boot: str
     ) -> ArtifactRow:
@@ -250,8 +311,7 @@ def _insert_history(
 ) -> int:
     base = max(new.generation - 1, 0) if new.row is None else new.row.generation
     inserted = connection.execute(
-        "INSERT INTO history (artifact, generation, base, kind, session, at, digest, size,"
-        " companions, object, content) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        f"INSERT INTO history ({_HISTORY_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         (
             artifact,
             new.generation,

@@ -13,77 +13,22 @@ import errno
 import itertools
 import os
 import secrets
-import stat
 from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
+from coherent_volume.attributes import WITNESS, Attributes, Witness, give
 from coherent_volume.digest import digest_of, digest_of_chunks, short_name
-from coherent_volume.errors import NotPermittedError, StorageError
 from coherent_volume.files import CHUNK, sole_opener
 from coherent_volume.model import ArtifactKey, Digest
 from coherent_volume.records import Staged
 from coherent_volume.syscalls import start_writeback
 
-__all__ = ["WITNESS", "Attributes", "StagedContent", "Staging", "Witness"]
+__all__ = ["StagedContent", "Staging", "copy_content"]
 
-WITNESS = "user.coherence.gen"
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _COPY = 64 << 20  # bytes a copy_file_range call moves at most
 _SPARES_MAX = 256
-_NO_XATTRS = (errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EPERM, errno.EACCES)
-
-
-@dataclass(frozen=True, slots=True)
-class Attributes:
-    """What a commit keeps of the file that it replaces."""
-
-    mode: int
-    uid: int
-    gid: int
-    xattrs: tuple[tuple[str, bytes], ...]
-
-    @classmethod
-    def of(cls, descriptor: int, found: os.stat_result) -> Attributes:
-        """The attributes of an open file."""
-        try:
-            names = os.listxattr(descriptor)
-            pairs = tuple(
-                (name, os.getxattr(descriptor, name))
-                for name in names
-                if name != WITNESS and name.startswith(("user.", "system.posix_acl_"))
-            )
-        except OSError:
-            pairs = ()
-        return cls(stat.S_IMODE(found.st_mode), found.st_uid, found.st_gid, pairs)
-
-
-@dataclass(frozen=True, slots=True)
-class Witness:
-    """What a file itself remembers: whose generation it was made as.
-
-    It tells a sidecar that was rolled back (the file knows a later generation)
-    from a foreign edit (the file knows none, or an earlier one).
-    """
-
-    incarnation: str
-    name: str
-    generation: int
-
-    def text(self) -> bytes:
-        """The value of the extended attribute."""
-        return f"{self.incarnation[:16]}:{self.name}:{self.generation}".encode()
-
-    @classmethod
-    def read(cls, descriptor: int, incarnation: str, key: ArtifactKey) -> int:
-        """The generation that the file remembers of *this* artifact, or -1."""
-        try:
-            life, name, generation = os.getxattr(descriptor, WITNESS).split(b":")
-        except (OSError, ValueError):
-            return -1
-        if life != incarnation[:16].encode() or name != short_name(key).encode():
-            return -1  # copied from elsewhere, or of a volume made anew
-        return int(generation) if generation.isdigit() else -1
 
 
 @dataclass(slots=True)
@@ -159,7 +104,7 @@ class Staging:
                 data = None
                 digest = _write_chunks(descriptor, content)
             if attributes is not None:
-                _give(descriptor, attributes)
+                give(descriptor, attributes)
             found = os.fstat(descriptor)
             written = os.lseek(descriptor, 0, os.SEEK_CUR)
             if found.st_size != written:
@@ -245,7 +190,7 @@ class Staging:
         """Let a staged file have *attributes*: the target's changed meanwhile."""
         descriptor = os.open(staged.stage, os.O_RDONLY | os.O_CLOEXEC, dir_fd=self.staging)
         try:
-            _give(descriptor, attributes)
+            give(descriptor, attributes)
         finally:
             os.close(descriptor)
 
@@ -377,30 +322,3 @@ def _write_chunks(descriptor: int, chunks: Iterable[bytes]) -> Digest:
             yield chunk
 
     return digest_of_chunks(written())
-
-
-def _give(descriptor: int, wanted: Attributes) -> None:
-    found = os.fstat(descriptor)
-    if (found.st_uid, found.st_gid) != (wanted.uid, wanted.gid):
-        try:
-            os.fchown(descriptor, wanted.uid, wanted.gid)
-        except PermissionError as error:
-            raise NotPermittedError(
-                f"a commit keeps the owner, and this user may not give files to {wanted.uid}:"
-                f"{wanted.gid}",
-                advice="Nothing was changed. Write as the owner, or change the owner first.",
-            ) from error
-    for name, value in wanted.xattrs:
-        try:
-            os.setxattr(descriptor, name, value)
-        except OSError as error:
-            if error.errno not in _NO_XATTRS:
-                raise StorageError(
-                    f"could not keep the extended attribute {name}: {error.strerror}",
-                    step="stage",
-                    errno=error.errno,
-                ) from error
-    # After the owner: chown clears the set-id bits. After the access list,
-    # which has the mode's bits in it.
-    if stat.S_IMODE(os.fstat(descriptor).st_mode) != wanted.mode:
-        os.fchmod(descriptor, wanted.mode)

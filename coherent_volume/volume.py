@@ -70,7 +70,9 @@ class CoherentVolume:
         self._seen_here = self._parts.session.seen_here
         self._parts.on_fork += [self._cache.clear, self._maintenance.become_child]
         watch_forks(self._parts)
-        # Also at interpreter exit: a connection must be closed under the gate.
+        with contextlib.suppress(CoherenceError, OSError):
+            self._parts.announce()  # for status; whoever must be seen alive asks again
+        # At interpreter exit too: a connection is closed under the gate.
         self._finalizer = weakref.finalize(self, _shut, self._parts, self._maintenance, self._cache)
 
     # ── reading ──────────────────────────────────────────────────────────────
@@ -158,10 +160,7 @@ class CoherentVolume:
         )
 
     def append(self, path: PathArgument, data: str | bytes) -> Commit:
-        """Add *data* at the end of whatever is there; made if it is not there.
-
-        Never conflicts. The session's view advances only if it was current.
-        """
+        """Add *data* at the end; never conflicts, renews the view only if it was current."""
         content = as_bytes(data)
         return self._commit(path, lambda parts, key: operations.append(parts, key, content))
 
@@ -198,8 +197,8 @@ class CoherentVolume:
     def open(self, path: PathArgument, mode: str = "r", encoding: str = "utf-8") -> IO[Any]:
         """A file object in mode r, rb, w, wb, a, ab, x or xb.
 
-        A writer commits when its with-block ends (or on ``close``) against what
-        this session saw when it was opened, and discards when the block raises.
+        A writer commits when its with-block ends, against what this session saw
+        when it was opened, and discards when the block raises.
         """
         return artifact_io.open_artifact(self, path, mode, encoding)
 
@@ -207,8 +206,9 @@ class CoherentVolume:
 
     def reacquire(self, path: PathArgument | None = None) -> list[str]:
         """Read again what is stale (of *path*, or of all); the paths that were."""
-        keys = None if path is None else [self._addresses.key(path)]
-        return views.reacquire(self._open_parts(), keys)
+        if path is None:
+            return views.reacquire(self._open_parts(), None)
+        return self._on(path, lambda parts, key: views.reacquire(parts, [key]))
 
     def view_of(self, path: PathArgument) -> Observation | None:
         """What this session last saw of *path*, without looking now; None: nothing."""
@@ -230,10 +230,7 @@ class CoherentVolume:
     def check(
         self, repair: bool = False, progress: Callable[[int, int], None] | None = None
     ) -> CheckReport:
-        """Compare records, history and files; with *repair* mend what can be.
-
-        *progress* is called with (artifacts done, artifacts in all).
-        """
+        """Compare records, history and files; *progress* is told (done, in all)."""
         return checkup.check(self._open_parts(), repair=repair, progress=progress)
 
     # ── the volume itself ────────────────────────────────────────────────────
