@@ -36,7 +36,7 @@ def test_random_sessions_leave_a_history_that_can_be(tmp_path, volume, root, edi
 
     with Workers() as workers:
         run = _Run(workers, root, tmp_path, seed, edits=edits)
-        run.go(sessions=5, seconds=4.0, kills=kills)
+        run.go(sessions=5, seconds=3.0, kills=kills)
     _read_all(tmp_path / "end.log", volume("auditor"))
 
     operations = load(tmp_path.glob("*.log"))

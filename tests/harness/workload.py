@@ -159,13 +159,15 @@ class _Life:
         data = self.new_text()
         content = fingerprint(data)
 
+        handed = []
+
         def derive(before: bytes) -> bytes:
-            self.in_hand[path] = fingerprint(before)
+            handed.append(fingerprint(before))
             return data
 
         with self.attempt(path, content, repeats=True) as learned:
             commit = self.volume.update(path, derive, retries=50)
-            learned["derived_from"] = self.in_hand[path]
+            learned["derived_from"] = handed[-1]
             self.acknowledge(learned, commit, content)
 
     def append(self, path: str) -> None:
@@ -187,6 +189,7 @@ class _Life:
         """What an editor does in this same process's stead, whole and renamed."""
         data = self.new_text()
         full = os.path.join(self.volume.root, path)
+        os.makedirs(os.path.dirname(full), exist_ok=True)
         with self.recorder.operation("foreign", path, content=fingerprint(data)):
             temporary = f"{full}.{os.getpid()}.tmp"
             with open(temporary, "wb") as file:

@@ -1,0 +1,304 @@
+"""Hazard: a forked child inherits locks, a database connection, and what its parent saw."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import select
+import signal
+import threading
+import traceback
+
+import pytest
+
+from coherent_volume import BusyError, CoherentVolume, ConflictError, NotObservedError, points
+from tests.harness.processes import until
+
+PLAN = "plans/plan.md"
+
+# From Python 3.12 on, forking with threads alive warns; doing so is the point.
+pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
+
+
+def in_child(work, deadline_s=20.0):
+    """Run *work* in a forked child; what it returned, or how it failed."""
+    readable, writable = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            answer = {"result": work()}
+        except BaseException:  # noqa: BLE001 - pytest's own refusals are no Exceptions
+            answer = {"failure": traceback.format_exc()}
+        os.write(writable, json.dumps(answer).encode())
+        os._exit(0)
+    os.close(writable)
+    try:
+        ready, _, _ = select.select([readable], [], [], deadline_s)
+        if not ready:
+            os.kill(pid, signal.SIGKILL)
+        assert ready, "the child hangs"
+        answer = json.loads(os.read(readable, 1 << 16))
+        assert "result" in answer, answer.get("failure")
+        return answer["result"]
+    finally:
+        os.close(readable)
+        os.waitpid(pid, 0)
+
+
+@pytest.mark.invariant("I1")
+def test_forked_child_holds_no_observations(root, volume):
+    shared = volume()
+    shared.read(PLAN)
+
+    def work():
+        with pytest.raises(NotObservedError):
+            shared.write(PLAN, "blind\n")
+        return shared.session.name
+
+    name = in_child(work)
+
+    assert name != shared.session.name
+    assert shared.write(PLAN, "parent's\n").generation == 1
+
+
+@pytest.mark.invariant("I1")
+def test_commit_of_a_forked_child_makes_its_parents_view_stale(root, volume):
+    shared = volume()
+    shared.read(PLAN)
+
+    def work():
+        shared.read(PLAN)
+        return shared.write(PLAN, "child's\n").generation
+
+    assert in_child(work) == 1
+    with pytest.raises(ConflictError):
+        shared.write(PLAN, "parent's\n")
+    assert shared.read(PLAN) == b"child's\n"
+
+
+@pytest.mark.invariant("I1")
+def test_named_session_stays_itself_in_a_forked_child(volume):
+    alice = volume("alice")
+    alice.read(PLAN)
+    assert in_child(lambda: [alice.session.name, alice.write(PLAN, "child's\n").generation]) == [
+        "alice",
+        1,
+    ]
+    alice.read(PLAN)
+    assert alice.write(PLAN, "parent's\n").generation == 2
+
+
+@pytest.mark.invariant("I7")
+def test_parent_goes_on_after_its_child_closed_the_volume(root, volume):
+    shared = volume()
+    shared.read(PLAN)
+    shared.write(PLAN, "one\n")
+
+    def work():
+        shared.read(PLAN)
+        shared.close()
+        return True
+
+    assert in_child(work)
+    for turn in range(5):
+        shared.write(PLAN, f"{turn}\n")
+    with volume("visitor") as visitor:
+        assert visitor.observe(PLAN).generation == 6
+        assert visitor.check().ok
+
+
+@pytest.mark.invariant("I7")
+def test_child_that_drops_the_volume_without_closing_it_harms_nothing(root, process):
+    """Its finalisers must not close what the parent goes on using."""
+    body = """
+        import gc, os
+        from coherent_volume import CoherentVolume
+        volume = CoherentVolume(root, managed=("plans/**",))
+        volume.read("plans/plan.md")
+        for turn in range(5):
+            volume.write("plans/plan.md", f"{turn}")
+            child = os.fork()
+            if child == 0:
+                del volume
+                gc.collect()
+                os._exit(0)
+            os.waitpid(child, 0)
+        assert volume.check().ok
+        return volume.observe("plans/plan.md").generation
+        """
+    assert process(body, root=root) == 5
+
+
+@pytest.mark.invariant("I1")
+def test_forked_children_that_update_together_lose_nothing(root, volume):
+    (root / "plans/lines").write_bytes(b"")
+    shared = volume()
+    shared.read("plans/lines")
+    children = []
+    for number in range(4):
+        pid = os.fork()
+        if pid == 0:
+            status = 1
+            try:
+                for turn in range(15):
+                    line = b"%d %d\n" % (number, turn)
+                    shared.update(
+                        "plans/lines", lambda data, line=line: data + line, retries=10_000
+                    )
+                status = 0
+            finally:
+                os._exit(status)
+        children.append(pid)
+
+    for turn in range(15):
+        shared.update("plans/lines", lambda data, t=turn: data + b"p %d\n" % t, retries=10_000)
+
+    assert [os.waitpid(pid, 0)[1] for pid in children] == [0] * 4
+    lines = (root / "plans/lines").read_bytes().splitlines()
+    assert len(lines) == len(set(lines)) == 75
+    assert shared.observe("plans/lines").generation == 75
+
+
+class _Stop:
+    """Holds a thread at a named point of the protocol until it is let go."""
+
+    def __init__(self, name):
+        self.name, self.reached, self.go_on = name, threading.Event(), threading.Event()
+        self.thread = None
+
+    def __call__(self, name):
+        if name == self.name and threading.get_ident() == self.thread:
+            self.reached.set()
+            self.go_on.wait(20)
+
+
+@pytest.fixture
+def thread_in_the_gate(volume, monkeypatch):
+    """A thread of this process that stands inside the gate, in the middle of a commit."""
+    monkeypatch.setattr("coherent_volume.gating.GATE_WAIT_S", 1.0)
+    writer = volume("writer")
+    writer.read(PLAN)
+    stop = _Stop("checked")
+    monkeypatch.setattr(points, "reached", stop)
+    done = []
+
+    def write():
+        stop.thread = threading.get_ident()
+        done.append(writer.write(PLAN, "from the thread\n"))
+
+    thread = threading.Thread(target=write)
+    thread.start()
+    assert stop.reached.wait(10)
+    yield stop
+    stop.go_on.set()
+    thread.join()
+    assert [commit.generation for commit in done] == [1]
+
+
+@pytest.mark.invariant("I10")
+def test_child_forked_inside_the_gate_neither_hangs_nor_passes_it(root, volume, thread_in_the_gate):
+    shared = volume()
+
+    def work():
+        # The gate is the parent's: the child must wait for it, and not forever.
+        with pytest.raises(BusyError):
+            shared.update(PLAN, lambda data: data + b"child\n")
+        return shared.read(PLAN).decode()
+
+    assert in_child(work) == "first\n"
+
+
+@pytest.mark.invariant("I10")
+def test_child_forked_inside_the_gate_does_not_keep_it(root, volume, thread_in_the_gate):
+    ready, go = os.pipe(), os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        # It lives on and never touches the volume, as a forked server's child does.
+        os.write(ready[1], b"x")
+        os.read(go[0], 1)
+        os._exit(0)
+    os.read(ready[0], 1)
+    try:
+        thread_in_the_gate.go_on.set()
+        bob = volume("bob")
+        until(lambda: bob.observe(PLAN).generation == 1, "the thread commits")
+        assert bob.write(PLAN, "bob's\n").generation == 2
+    finally:
+        os.write(go[1], b"x")
+        os.waitpid(pid, 0)
+        for descriptor in (*ready, *go):
+            os.close(descriptor)
+
+
+@pytest.mark.invariant("I10")
+def test_child_of_a_killed_parent_does_not_keep_the_gate(root, process, volume):
+    parent = process.start(
+        """
+        import os, threading
+        from coherent_volume import CoherentVolume, points
+        volume = CoherentVolume(root, managed=("plans/**",), session="parent")
+        volume.read("plans/plan.md")
+        def fork_under_the_gate(name):
+            if name != "checked":
+                return
+            points.reached = lambda name: None
+            child = os.fork()
+            if child == 0:
+                os.read(os.pipe()[0], 1)  # for ever
+            tell(child)
+            hear()
+        points.reached = fork_under_the_gate
+        volume.write("plans/plan.md", "never")
+        """,
+        root=root,
+    )
+    child = parent.hear()
+    try:
+        parent.kill()
+        alice = volume("alice")
+        alice.read(PLAN)
+        assert alice.write(PLAN, "alice's\n").generation == 1
+    finally:
+        os.kill(child, signal.SIGKILL)
+
+
+# ── multiprocessing ──────────────────────────────────────────────────────────
+
+
+def _append_own_line(root, number):
+    with CoherentVolume(root) as volume:
+        return volume.update(
+            "plans/lines", lambda data: data + b"%d\n" % number, retries=10_000
+        ).generation
+
+
+@pytest.mark.invariant("I1")
+@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
+def test_pool_of_processes_loses_nothing(root, volume, method):
+    (root / "plans/lines").write_bytes(b"")
+    shared = volume()  # alive in the parent while its pool works
+    shared.read("plans/lines")
+
+    with multiprocessing.get_context(method).Pool(3) as pool:
+        generations = pool.starmap(_append_own_line, [(os.fspath(root), n) for n in range(12)])
+
+    assert sorted(generations) == list(range(1, 13))
+    lines = sorted(map(int, shared.read("plans/lines").split()))
+    assert lines == list(range(12))
+
+
+def test_error_of_a_pool_process_arrives_as_it_was_raised(root, volume):
+    volume("starter").close()
+    with (
+        multiprocessing.get_context("spawn").Pool(1) as pool,
+        pytest.raises(NotObservedError) as refusal,
+    ):
+        pool.apply(_write_blind, (os.fspath(root),))
+    assert refusal.value.path == PLAN
+    assert (root / refusal.value.kept).read_bytes() == b"blind\n"
+
+
+def _write_blind(root):
+    with CoherentVolume(root) as volume:
+        volume.write(PLAN, "blind\n")
