@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Sequence
 
 from cli import render, reports
@@ -10,6 +11,7 @@ from cli.call import Common, Reply
 from cli.place import below_root, opened, session_of, volume_root
 from cli.tables import progress
 from coherent_volume import DamagedError, SchemaVersionError, rebuild_sidecar
+from coherent_volume.model import CheckFinding, CheckReport
 
 __all__ = ["check", "log", "reacquire", "session", "status"]
 
@@ -45,21 +47,23 @@ def session(common: Common) -> Reply:
 
 
 def check(common: Common, repair: bool) -> Reply:
-    """Whether the records and the files agree.
-
-    A sidecar that cannot even be opened is rebuilt first, if repair is asked for.
-    """
+    """Whether the records and the files agree; a sidecar that cannot be opened is rebuilt."""
     try:
-        return _check(common, repair)
+        return reports.check(_checked(common, repair=repair))
     except SchemaVersionError:
+        # Not damage: an older program must not rebuild what a newer one wrote.
         raise
-    except DamagedError:
+    except DamagedError as damage:
         if not repair:
             raise
-    rebuild_sidecar(volume_root(common))
-    return _check(common, repair)
+        root = volume_root(common)
+        kept = os.path.relpath(rebuild_sidecar(root), root)
+        report = _checked(common, repair=True)
+        what = f"{damage.message}; rebuilt, the damaged one is kept in {kept}"
+        rebuilt = CheckFinding("damage", "sidecar.db", what, repaired=True)
+        return reports.check(dataclasses.replace(report, findings=(rebuilt, *report.findings)))
 
 
-def _check(common: Common, repair: bool) -> Reply:
+def _checked(common: Common, *, repair: bool) -> CheckReport:
     with opened(common) as place, progress("checking") as advance:
-        return reports.check(place.volume.check(repair=repair, progress=advance))
+        return place.volume.check(repair=repair, progress=advance)

@@ -240,6 +240,25 @@ def test_a_deleted_sidecar_exits_with_65(alice, root):
     assert (root / PLAN).read_bytes() == b"first\n"
 
 
+@pytest.mark.parametrize("damage", ["deleted", "garbage"])
+def test_check_with_repair_brings_back_a_volume_whose_sidecar_is_lost(alice, bob, root, damage):
+    alice.ok("read", PLAN)
+    alice.ok("write", PLAN, input="second\n")
+    for path in (root / ".coherence").glob("sidecar.db*"):
+        path.unlink() if damage == "deleted" else path.write_bytes(b"garbage" * 1000)
+    assert alice("check").code == 65
+    assert bob("check", "--json").json()["ok"] is False
+
+    done = alice("check", "--repair")
+
+    assert (done.code, done.err) == (0, ""), done
+    assert "(repaired): sidecar.db: " in done.text
+    assert "kept in .coherence/damaged/1\n" in done.text
+    assert alice.ok("check").text.endswith(": sound\n")
+    assert alice.ok("read", PLAN).out == b"second\n"
+    assert alice.ok("write", PLAN, "--json", input="third\n").json()["generation"] > 1
+
+
 # ── terminals ────────────────────────────────────────────────────────────────
 
 
