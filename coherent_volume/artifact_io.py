@@ -7,6 +7,7 @@ ends or it is closed; when the block raises, nothing is committed.
 
 from __future__ import annotations
 
+import contextlib
 import io
 import tempfile
 import warnings
@@ -18,6 +19,7 @@ from coherent_volume.model import Commit
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from contextlib import AbstractContextManager
 
     from coherent_volume.paths import PathArgument
 
@@ -38,7 +40,7 @@ def open_artifact(volume: Any, path: PathArgument, mode: str, encoding: str) -> 
         snapshot.seek(0)
         reader: Any = snapshot
         return reader if binary else io.TextIOWrapper(reader, encoding=encoding)
-    writer = _Writer(_commit_of(volume, path, mode[0]))
+    writer = _Writer(_commit_of(volume, path, mode[0]), volume.writing(path))
     return writer if binary else _TextWriter(writer, encoding)  # type: ignore[return-value]
 
 
@@ -57,8 +59,12 @@ def _commit_of(volume: Any, path: PathArgument, mode: str) -> Callable[[BinaryIO
 class _Writer(io.BufferedIOBase):
     """Collects bytes; ``close`` commits them, an exception in the block discards."""
 
-    def __init__(self, commit: Callable[[BinaryIO], Commit]) -> None:
+    def __init__(
+        self, commit: Callable[[BinaryIO], Commit], writing: AbstractContextManager[None]
+    ) -> None:
         self._commit = commit
+        self._writing = contextlib.ExitStack()
+        self._writing.enter_context(writing)
         self._content = tempfile.SpooledTemporaryFile(max_size=_IN_MEMORY_MAX)  # noqa: SIM115
         self.commit: Commit | None = None
         """The commit that closing made."""
@@ -80,6 +86,7 @@ class _Writer(io.BufferedIOBase):
     def discard(self) -> None:
         """Close without a commit."""
         if not self.closed:
+            self._writing.close()
             self._content.close()
             super().close()
 

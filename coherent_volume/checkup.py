@@ -11,6 +11,7 @@ import itertools
 import os
 from collections.abc import Callable, Iterable
 
+from coherent_volume import repairs
 from coherent_volume.attributes import Witness
 from coherent_volume.digest import digest_of, digest_of_chunks
 from coherent_volume.errors import CoherenceError, DamagedError, NotFoundError
@@ -141,14 +142,14 @@ def _recover(parts: VolumeParts, key: ArtifactKey) -> None:
         try:
             row = parts.sidecar.artifact(key)
         except DamagedError:
-            at_least = parts.sidecar.reset_artifact(key, parts.boot)
+            at_least = repairs.reset_artifact(parts.sidecar.database, key, parts.boot)
             row = parts.sidecar.artifact(key)
         recover_from_file(parts, key, at_least)
         if row is None:
             return
         for entry in parts.sidecar.history(key, None):
             if not _is_sound(parts, key, row.id, entry):
-                parts.sidecar.drop_content(key, entry.generation)
+                repairs.drop_content(parts.sidecar.database, key, entry.generation)
 
 
 def _check_leftovers(parts: VolumeParts, *, repair: bool) -> list[CheckFinding]:

@@ -92,8 +92,6 @@ def remember(
     observer = parts.session.observer
     if observer is None:
         return
-    row, _ = parts.sidecar.current(key, gated=True)
-    if row is None:
-        kept = data if data is not None and len(data) <= parts.staging.inline_max else None
-        row = parts.sidecar.register(key, seen.digest, kept, size, parts.boot)
+    kept = data if data is not None and len(data) <= parts.staging.inline_max else None
+    row = parts.sidecar.ensure_row(key, seen.digest, kept, size, parts.boot)
     parts.sidecar.observe(observer, row.id, seen)

@@ -24,6 +24,7 @@ from coherent_volume.errors import (
     StaleGenerationError,
     printable,
 )
+from coherent_volume.leasing import refuse_if_leased
 from coherent_volume.model import ArtifactKey
 from coherent_volume.parts import VolumeParts
 from coherent_volume.paths import shown
@@ -69,6 +70,7 @@ class Intent:
 def judge(parts: VolumeParts, intent: Intent, head: Head) -> None:
     """Raise the reason why *intent* must not follow *head*, if there is one."""
     _judge_view(parts, intent, head)
+    refuse_if_leased(parts, head.row, head.key)
     if intent.content is None and not head.exists:
         raise NotFoundError("no such artifact", path=shown(head.key), generation=head.generation)
     if head.look.exists and head.look.stat.st_nlink > 1:
@@ -102,6 +104,9 @@ def _judge_view(parts: VolumeParts, intent: Intent, head: Head) -> None:
             )
         return
     if base.epoch < head.epoch:
+        # The bytes may be the same, so that a read from memory would not notice
+        # the new epoch: forget the view, and the next read goes to the records.
+        parts.session.seen_here.pop(head.key, None)
         raise FencedError(
             f"ownership was taken away since you looked (your epoch {base.epoch},"
             f" now {head.epoch})",

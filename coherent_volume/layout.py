@@ -42,7 +42,7 @@ __all__ = [
 ]
 
 SIDECAR_DIRECTORY = ".coherence"
-_FOLDERS = ("staging", "objects", "refused", "sessions", "turns")
+_FOLDERS = ("staging", "objects", "refused", "sessions", "turns", "leases")
 
 # File systems on which locks, leases or shared memory are not coherent between
 # the machines (or mounts) that see them. Magic numbers: linux/magic.h.

@@ -14,6 +14,7 @@ import logging
 import os
 import threading
 import time
+from collections.abc import Callable
 
 from coherent_volume import points
 from coherent_volume.digest import digest_of_chunks
@@ -36,6 +37,7 @@ _INTERVAL_S = 0.02
 _CHECKPOINT_BYTES = 4 << 20
 _LOG_BYTES_MAX = 16 << 20  # reached only by many short processes beside an idle one
 _DAY_S = 86_400
+_CLOSE_WAIT_S = 2.0
 _PRUNED_AT_ONCE = 256
 
 
@@ -113,6 +115,20 @@ class Maintenance:
         thread.join()
         with contextlib.suppress(CoherenceError, OSError):
             self._pass()
+
+    def shut(self, forget: Callable[[], None]) -> None:
+        """Close the volume: finish the clean-up, *forget* what is in memory, let go."""
+        self.stop()
+        forget()
+        parts = self._parts
+        with contextlib.ExitStack() as stack:
+            # Without the gate in time its holder has the database open: then
+            # this close is not the last one, and touches no log.
+            with contextlib.suppress(CoherenceError):
+                stack.enter_context(parts.gate.held(_CLOSE_WAIT_S))
+            parts.sidecar.database.close()
+        parts.gate.close()
+        parts.close()
 
     def become_child(self) -> None:
         """After a fork, in the child: the thread is not there."""

@@ -9,6 +9,7 @@ its path below the root.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Literal, NewType
 
 __all__ = [
@@ -26,6 +27,7 @@ __all__ = [
     "SessionStatus",
     "State",
     "VolumeStatus",
+    "moment",
 ]
 
 ArtifactKey = NewType("ArtifactKey", bytes)
@@ -42,6 +44,11 @@ Durability = Literal["power", "process"]
 
 State = Literal["M", "E", "S", "I"]
 """Modified (leased, content staged), Exclusive (leased), Shared, Invalid."""
+
+
+def moment(seconds: float) -> str:
+    """A point in time as UTC, ISO 8601, to the millisecond."""
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds")
 
 
 @dataclass(frozen=True, slots=True)

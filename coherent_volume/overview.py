@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import os
-from datetime import UTC, datetime
 
+from coherent_volume.leasing import is_leased_by
 from coherent_volume.model import (
     ArtifactKey,
     LogEntry,
@@ -17,6 +17,7 @@ from coherent_volume.model import (
     SessionStatus,
     State,
     VolumeStatus,
+    moment,
 )
 from coherent_volume.parts import VolumeParts
 from coherent_volume.paths import shown
@@ -33,7 +34,12 @@ def state(parts: VolumeParts, key: ArtifactKey) -> State:
     if seen is None:
         return "I"
     current = read(parts, key).seen
-    return "S" if (seen.digest, seen.epoch) == (current.digest, current.epoch) else "I"
+    if (seen.digest, seen.epoch) != (current.digest, current.epoch):
+        return "I"
+    row = parts.sidecar.artifact(key)
+    if row is None or not is_leased_by(parts, row, parts.session.name):
+        return "S"
+    return "M" if parts.writers[key] else "E"
 
 
 def log(parts: VolumeParts, key: ArtifactKey | None, limit: int | None) -> list[LogEntry]:
@@ -124,11 +130,6 @@ def _refused(parts: VolumeParts) -> tuple[RefusedContent, ...]:
                 RefusedContent(f".coherence/refused/{name}", found.st_size, moment(found.st_mtime))
             )
     return tuple(kept)
-
-
-def moment(seconds: float) -> str:
-    """A point in time as UTC, ISO 8601, to the millisecond."""
-    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds")
 
 
 def _size(path: str) -> int:

@@ -7,12 +7,13 @@ it whole again after a fork.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 import time
 import zlib
-from collections import deque
-from collections.abc import Callable
+from collections import Counter, deque
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -20,6 +21,7 @@ from coherent_volume.config import Config
 from coherent_volume.globs import ManagedGlobs
 from coherent_volume.identity import boot_id
 from coherent_volume.locks import FairLock, Presence
+from coherent_volume.model import ArtifactKey
 from coherent_volume.paths import Root
 from coherent_volume.records import InstallRow
 from coherent_volume.session import Session, announce
@@ -66,6 +68,8 @@ class VolumeParts:
     dropped_objects: deque[str] = field(default_factory=deque)
     # About how much this process has written to the log since its last checkpoint.
     logged_bytes: int = 0
+    # Writers opened by this process and not closed yet, by artifact.
+    writers: Counter[ArtifactKey] = field(default_factory=Counter)
     # What else must be made whole in a forked child.
     on_fork: list[Callable[[], None]] = field(default_factory=list)
     # Keeps two threads from announcing one process twice.
@@ -96,6 +100,15 @@ class VolumeParts:
             path = os.path.join(self.directory, "turns", f"{number:02d}")
             lock = self._turns.setdefault(number, FairLock(path))
         return lock
+
+    @contextlib.contextmanager
+    def writing(self, key: ArtifactKey) -> Iterator[None]:
+        """Count a writer of *key* during the block."""
+        self.writers[key] += 1
+        try:
+            yield
+        finally:
+            self.writers[key] -= 1
 
     def close(self) -> None:
         """Let go of everything but the sidecar, which closes under the gate."""

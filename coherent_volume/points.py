@@ -26,6 +26,7 @@ POINTS = (
     "before_adopt",
     "adopted",
     "healed",
+    "leased",
 )
 
 

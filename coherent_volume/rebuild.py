@@ -12,6 +12,7 @@ import contextlib
 import itertools
 import os
 
+from coherent_volume import repairs
 from coherent_volume.database import Row
 from coherent_volume.digest import digest_of
 from coherent_volume.layout import SIDECAR_DIRECTORY, existing_incarnation
@@ -45,11 +46,11 @@ def rebuild_sidecar(root: PathArgument) -> str:
         gate.held(GATE_WAIT_S),
     ):
         kept = _set_aside(directory)
-        artifacts, history = _sound(*Sidecar.salvage(os.path.join(kept, "sidecar.db")))
+        artifacts, history = _sound(*repairs.salvage(os.path.join(kept, "sidecar.db")))
         Sidecar.create(path, incarnation)
         sidecar = Sidecar(path, "power")
         try:
-            sidecar.restore(artifacts, history)
+            repairs.restore(sidecar.database, artifacts, history)
         finally:
             sidecar.database.close()
     gate.close()

@@ -104,7 +104,9 @@ class LeaseRow(NamedTuple):
 
     artifact: int
     session: str
-    presence: str
+    hold: str
+    """Name below ``leases/`` of a file that is locked while the holder lives;
+    empty when no process holds the lease, so that only its time limits it."""
     epoch: int
     since: int
     until_ns: int

@@ -70,7 +70,7 @@ CREATE TABLE observation (
 CREATE TABLE lease (
     artifact   INTEGER PRIMARY KEY,
     session    TEXT NOT NULL,
-    presence   TEXT NOT NULL,                        -- sessions/<presence>, locked while the holder lives
+    hold       TEXT NOT NULL,                        -- leases/<hold>, locked while the holder lives; '' without
     epoch      INTEGER NOT NULL,
     since      INTEGER NOT NULL,                     -- UTC, nanoseconds; for people
     until_ns   INTEGER NOT NULL,                     -- CLOCK_BOOTTIME

@@ -22,6 +22,7 @@ from coherent_volume.records import (
     OUTSIDE,
     ArtifactRow,
     InstallRow,
+    LeaseRow,
     Previous,
     Publication,
     SeenRow,
@@ -29,11 +30,10 @@ from coherent_volume.records import (
     artifact_checksum,
 )
 
-__all__ = ["SCHEMA_VERSION", "Sidecar"]
+__all__ = ["HISTORY_COLUMNS", "SCHEMA_VERSION", "Sidecar"]
 
 SCHEMA_VERSION = 1
 _DAY_NS = 86_400 * 10**9
-_PLAUSIBLE_GAP = 1 << 20
 _BATCH = 16
 """Generous bounds are enforced at every 16th commit of an artifact, in one go;
 smaller ones exactly, at every commit."""
@@ -47,7 +47,7 @@ _AGED = (
     "SELECT h.seq FROM history h JOIN artifact a ON a.id = h.artifact"
     " WHERE h.at < ? AND h.generation < a.generation ORDER BY h.seq LIMIT ?"
 )
-_HISTORY_COLUMNS = (
+HISTORY_COLUMNS = (
     "artifact, generation, base, kind, session, at, digest, size, companions, object, content"
 )
 _INSTALL = (
@@ -123,6 +123,38 @@ class Sidecar(Ledger):
             _delete_installs(connection, installs)
             _insert_install(connection, new)
 
+    # ── leases ───────────────────────────────────────────────────────────────
+
+    def lease(self, artifact: int) -> LeaseRow | None:
+        """Gated: the lease of *artifact*, live or not."""
+        rows = self.database.gated("SELECT * FROM lease WHERE artifact=?", (artifact,))
+        return LeaseRow(*rows[0]) if rows else None
+
+    def grant(self, lease: LeaseRow, row: ArtifactRow, observer: str | None) -> None:
+        """Gated: *lease* is the one of its artifact, whose epoch becomes the lease's.
+
+        With *observer* a named session's view moves to that epoch with it.
+        """
+        checksum = artifact_checksum(
+            row.key, row.generation, row.digest, row.size, lease.epoch, row.boot
+        )
+        with self.database.transaction(durable=True) as connection:
+            connection.execute(
+                "UPDATE artifact SET epoch=?, checksum=? WHERE id=?",
+                (lease.epoch, checksum, row.id),
+            )
+            connection.execute("INSERT OR REPLACE INTO lease VALUES (?, ?, ?, ?, ?, ?, ?)", lease)
+            if observer is not None:
+                connection.execute(
+                    "UPDATE observation SET epoch=? WHERE session=? AND artifact=? AND epoch=?",
+                    (lease.epoch, observer, row.id, row.epoch),
+                )
+
+    def release(self, artifact: int, epoch: int) -> None:
+        """Gated: the lease granted in *epoch* ends; a later one is left alone."""
+        with self.database.transaction(durable=False) as connection:
+            connection.execute("DELETE FROM lease WHERE artifact=? AND epoch=?", (artifact, epoch))
+
     # ── publishing ───────────────────────────────────────────────────────────
 
     def publish(
@@ -164,62 +196,12 @@ class Sidecar(Ledger):
             ).fetchall()
         return [row[0] for row in rows]
 
-    def reset_artifact(self, key: ArtifactKey, boot: str) -> int:
-        """Gated, for repairs: give a damaged row the values of its newest history.
-
-        Returns the highest generation that any record names; 0 when none does.
-        """
-        with self.database.transaction(durable=True) as connection:
-            raw = connection.execute(
-                "SELECT id, generation FROM artifact WHERE path=?", (key,)
-            ).fetchone()
-            newest = connection.execute(
-                "SELECT generation, digest, size FROM history WHERE artifact=?"
-                " ORDER BY generation DESC LIMIT 1",
-                (raw[0],),
-            ).fetchone() or (0, b"", 0)
-            generation, digest, size = newest
-            checksum = artifact_checksum(key, generation, digest, size, 0, boot)
-            connection.execute(
-                "UPDATE artifact SET generation=?, digest=?, size=?, epoch=0, boot=?, checksum=?"
-                " WHERE id=?",
-                (generation, digest, size, boot, checksum, raw[0]),
-            )
-        # A flipped high bit must not carry the count away with it.
-        return max(generation, raw[1] if 0 <= raw[1] - generation < _PLAUSIBLE_GAP else 0)
-
-    def drop_content(self, key: ArtifactKey, generation: int) -> None:
-        """Gated, for repairs: the kept content of a generation is not what it was."""
-        with self.database.transaction(durable=True) as connection:
-            connection.execute(
-                "UPDATE history SET content=NULL, object=NULL, kind='lost' WHERE generation=?"
-                " AND artifact=(SELECT id FROM artifact WHERE path=?)",
-                (generation, key),
-            )
-
-    @staticmethod
-    def salvage(path: str) -> tuple[list[Row], list[Row]]:
-        """Whatever artifacts and generations a damaged database still yields."""
-        artifacts, history = Database.salvage(
-            path,
-            [
-                "SELECT id, path, generation, digest, size, epoch, boot, checksum FROM artifact",
-                f"SELECT {_HISTORY_COLUMNS} FROM history ORDER BY seq",
-            ],
-        )
-        return artifacts, history
-
-    def restore(self, artifacts: Sequence[Row], history: Sequence[Row]) -> None:
-        """Gated: fill an empty sidecar with salvaged rows that were found sound."""
-        with self.database.transaction(durable=True) as connection:
-            connection.executemany(
-                "INSERT OR IGNORE INTO artifact VALUES (?, ?, ?, ?, ?, ?, ?, ?)", artifacts
-            )
-            connection.executemany(
-                f"INSERT OR IGNORE INTO history ({_HISTORY_COLUMNS})"
-                " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                history,
-            )
+    def ensure_row(
+        self, key: ArtifactKey, digest: Digest, data: bytes | None, size: int, boot: str
+    ) -> ArtifactRow:
+        """Gated: the row of *key*; generation 0 gets one, so that it can be referred to."""
+        row, _ = self.current(key, gated=True)
+        return row or self.register(key, digest, data, size, boot)
 
     def register(
         self, key: ArtifactKey, digest: Digest, content: bytes | None, size: int, boot: str
@@ -231,16 +213,6 @@ class Sidecar(Ledger):
             artifact = _advance(connection, publication, boot, now)
             _insert_history(connection, publication, artifact, now, 0)
         return ArtifactRow(artifact, key, 0, digest, size, 0, boot)
-
-    def advance_epoch(self, row: ArtifactRow) -> ArtifactRow:
-        """Gated: take ownership of *row* away from whoever had it (I4)."""
-        epoch = row.epoch + 1
-        checksum = artifact_checksum(row.key, row.generation, row.digest, row.size, epoch, row.boot)
-        with self.database.transaction(durable=True) as connection:
-            connection.execute(
-                "UPDATE artifact SET epoch=?, checksum=? WHERE id=?", (epoch, checksum, row.id)
-            )
-        return row._replace(epoch=epoch)
 
     def observe(self, session: str, artifact: int, seen: SeenRow) -> None:
         """Gated: generation and epoch together, after the content was delivered."""
@@ -311,7 +283,7 @@ def _insert_history(
 ) -> int:
     base = max(new.generation - 1, 0) if new.row is None else new.row.generation
     inserted = connection.execute(
-        f"INSERT INTO history ({_HISTORY_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        f"INSERT INTO history ({HISTORY_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         (
             artifact,
             new.generation,

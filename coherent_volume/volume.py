@@ -6,10 +6,11 @@ import contextlib
 import os
 import weakref
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import IO, Any, BinaryIO, Self, TypeVar
 
-from coherent_volume import artifact_io, checkup, operations, overview, views
+from coherent_volume import artifact_io, checkup, leasing, operations, overview, views
 from coherent_volume.addresses import Addresses
 from coherent_volume.cache import ContentCache
 from coherent_volume.errors import (
@@ -19,6 +20,7 @@ from coherent_volume.errors import (
 from coherent_volume.files import CHUNK
 from coherent_volume.forking import watch_forks
 from coherent_volume.layout import open_parts
+from coherent_volume.leasing import Lease
 from coherent_volume.maintenance import Maintenance
 from coherent_volume.model import (
     ArtifactKey,
@@ -38,7 +40,6 @@ from coherent_volume.paths import PathArgument
 __all__ = ["CoherentVolume"]
 
 T = TypeVar("T")
-_CLOSE_WAIT_S = 2.0
 
 
 class CoherentVolume:
@@ -73,7 +74,7 @@ class CoherentVolume:
         with contextlib.suppress(CoherenceError, OSError):
             self._parts.announce()  # for status; whoever must be seen alive asks again
         # At interpreter exit too: a connection is closed under the gate.
-        self._finalizer = weakref.finalize(self, _shut, self._parts, self._maintenance, self._cache)
+        self._finalizer = weakref.finalize(self, self._maintenance.shut, self._cache.clear)
 
     # ── reading ──────────────────────────────────────────────────────────────
 
@@ -195,12 +196,15 @@ class CoherentVolume:
         )
 
     def open(self, path: PathArgument, mode: str = "r", encoding: str = "utf-8") -> IO[Any]:
-        """A file object in mode r, rb, w, wb, a, ab, x or xb.
+        """A file object; a writer commits at the end of its with-block, or discards.
 
-        A writer commits when its with-block ends, against what this session saw
-        when it was opened, and discards when the block raises.
+        Against what this session saw at opening. Modes: r, w, a, x; b for bytes.
         """
         return artifact_io.open_artifact(self, path, mode, encoding)
+
+    def writing(self, path: PathArgument) -> AbstractContextManager[None]:
+        """Mark *path* as being written by this process, for its state."""
+        return self._on(path, lambda parts, key: parts.writing(key))
 
     # ── views ────────────────────────────────────────────────────────────────
 
@@ -217,6 +221,14 @@ class CoherentVolume:
     def state(self, path: PathArgument) -> State:
         """I: never read, or behind. S: current. E: leased. M: leased and staged."""
         return self._on(path, overview.state)
+
+    def lease(self, path: PathArgument, ttl: float = 30.0, wait: float = 0.0) -> Lease:
+        """Own *path* for *ttl* seconds or a with-block; LeasedError after *wait* seconds."""
+        return self._on(path, lambda parts, key: leasing.acquire(parts, key, ttl, wait))
+
+    def break_lease(self, path: PathArgument) -> bool:
+        """Take a lease from its holder, who is fenced; False when there is none."""
+        return self._on(path, leasing.break_lease)
 
     def log(self, path: PathArgument | None = None, limit: int | None = None) -> list[LogEntry]:
         """The commits of *path*, or of all artifacts, newest first."""
@@ -286,16 +298,3 @@ class CoherentVolume:
             return self._on(path, act)
         finally:
             self._maintenance.nudge()
-
-
-def _shut(parts: VolumeParts, maintenance: Maintenance, cache: ContentCache) -> None:
-    maintenance.stop()
-    cache.clear()
-    with contextlib.ExitStack() as stack:
-        # Without the gate in time its holder has the database open: then this
-        # close is not the last one, and touches no log.
-        with contextlib.suppress(CoherenceError):
-            stack.enter_context(parts.gate.held(_CLOSE_WAIT_S))
-        parts.sidecar.database.close()
-    parts.gate.close()
-    parts.close()

@@ -1,0 +1,78 @@
+"""Repairs of the sidecar: the statements that only a check with repair may run.
+
+One function per transaction, under the gate. They give up what cannot be
+believed and never lower a number.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from coherent_volume.database import Database, Row
+from coherent_volume.model import ArtifactKey
+from coherent_volume.records import artifact_checksum
+from coherent_volume.sidecar import HISTORY_COLUMNS
+
+__all__ = ["drop_content", "reset_artifact", "restore", "salvage"]
+
+_PLAUSIBLE_GAP = 1 << 20
+
+
+def reset_artifact(database: Database, key: ArtifactKey, boot: str) -> int:
+    """Gated, for repairs: give a damaged row the values of its newest history.
+
+    Returns the highest generation that any record names; 0 when none does.
+    """
+    with database.transaction(durable=True) as connection:
+        raw = connection.execute(
+            "SELECT id, generation FROM artifact WHERE path=?", (key,)
+        ).fetchone()
+        newest = connection.execute(
+            "SELECT generation, digest, size FROM history WHERE artifact=?"
+            " ORDER BY generation DESC LIMIT 1",
+            (raw[0],),
+        ).fetchone() or (0, b"", 0)
+        generation, digest, size = newest
+        checksum = artifact_checksum(key, generation, digest, size, 0, boot)
+        connection.execute(
+            "UPDATE artifact SET generation=?, digest=?, size=?, epoch=0, boot=?, checksum=?"
+            " WHERE id=?",
+            (generation, digest, size, boot, checksum, raw[0]),
+        )
+    # A flipped high bit must not carry the count away with it.
+    return max(generation, raw[1] if 0 <= raw[1] - generation < _PLAUSIBLE_GAP else 0)
+
+
+def drop_content(database: Database, key: ArtifactKey, generation: int) -> None:
+    """Gated, for repairs: the kept content of a generation is not what it was."""
+    with database.transaction(durable=True) as connection:
+        connection.execute(
+            "UPDATE history SET content=NULL, object=NULL, kind='lost' WHERE generation=?"
+            " AND artifact=(SELECT id FROM artifact WHERE path=?)",
+            (generation, key),
+        )
+
+
+def salvage(path: str) -> tuple[list[Row], list[Row]]:
+    """Whatever artifacts and generations a damaged database still yields."""
+    artifacts, history = Database.salvage(
+        path,
+        [
+            "SELECT id, path, generation, digest, size, epoch, boot, checksum FROM artifact",
+            f"SELECT {HISTORY_COLUMNS} FROM history ORDER BY seq",
+        ],
+    )
+    return artifacts, history
+
+
+def restore(database: Database, artifacts: Sequence[Row], history: Sequence[Row]) -> None:
+    """Gated: fill an empty sidecar with salvaged rows that were found sound."""
+    with database.transaction(durable=True) as connection:
+        connection.executemany(
+            "INSERT OR IGNORE INTO artifact VALUES (?, ?, ?, ?, ?, ?, ?, ?)", artifacts
+        )
+        connection.executemany(
+            f"INSERT OR IGNORE INTO history ({HISTORY_COLUMNS})"
+            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            history,
+        )
