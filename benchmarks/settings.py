@@ -23,8 +23,8 @@ class Settings:
     read_blocks: int = 15
     write_blocks: int = 15
     processes: tuple[int, ...] = (1, 2, 4, 8)
-    counter_rounds: int = 3
-    counter_seconds: float = 2.5
+    counter_rounds: int = 5
+    counter_seconds: float = 1.5
     artifact_counts: tuple[int, ...] = (1_000, 10_000)
     scale_blocks: int = 3
     startup_runs: int = 15
