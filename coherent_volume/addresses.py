@@ -43,13 +43,13 @@ class Addresses:
         """Whether *path* names *key* without any link."""
         return self._keys.get(path) == key
 
-    def on(self, path: PathArgument, act: Callable[[ArtifactKey], T]) -> T:
+    def on(self, path: PathArgument, act: Callable[[VolumeParts, ArtifactKey], T]) -> T:
         """Do *act* on the artifact that *path* names, through links inside the root.
 
         Raises NotManagedError, OutsideRootError, UsageError.
         """
         try:
-            return act(self.key(path))
+            return act(self._parts, self.key(path))
         except SymlinkFound:
             refusal: Exception | None = None
         except NotManagedError as error:
@@ -60,7 +60,7 @@ class Addresses:
             raise refusal or OutsideRootError(
                 "a symbolic link on the way is not followed", path=shown(key)
             )
-        return act(self._admit(followed))
+        return act(self._parts, self._admit(followed))
 
     def _admit(self, key: ArtifactKey) -> ArtifactKey:
         parts = self._parts

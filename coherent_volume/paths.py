@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import re
 import stat
 from collections.abc import Iterator
 
@@ -31,6 +32,8 @@ PathArgument = str | bytes | os.PathLike[str] | os.PathLike[bytes]
 
 _LINKS_MAX = 40  # as the kernel's own limit
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY
+# Relative, in normal form already: no empty part and none that begins with a dot.
+_PLAIN = re.compile(rb"[^/.\0][^/\0]*(?:/[^/.\0][^/\0]*)*").fullmatch
 
 
 def shown(key: bytes) -> str:
@@ -70,6 +73,8 @@ class Root:
         Raises OutsideRootError, or UsageError for a name that cannot exist.
         """
         raw = os.fsencode(path)
+        if _PLAIN(raw):
+            return ArtifactKey(raw)
         if b"\0" in raw:
             raise UsageError("a path cannot contain a NUL byte", path=shown(raw))
         if raw.startswith(b"/"):
@@ -144,7 +149,7 @@ class Root:
 
         Two volumes over one file would each believe to be its only keeper.
         """
-        folder = os.path.dirname(key)
+        folder = key.rpartition(b"/")[0]
         while folder and folder not in self._without_volume:
             with contextlib.suppress(OSError):
                 os.stat(folder + b"/.coherence", dir_fd=self.descriptor)
@@ -154,7 +159,7 @@ class Root:
                     advice="Open that volume instead, or exclude it from managed.",
                 )
             self._without_volume.add(folder)
-            folder = os.path.dirname(folder)
+            folder = folder.rpartition(b"/")[0]
 
     # ── directories ──────────────────────────────────────────────────────────
 

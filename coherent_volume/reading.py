@@ -59,8 +59,9 @@ def read(parts: VolumeParts, key: ArtifactKey) -> Reading:
     Raises BusyError when the file stays open for writing, DamagedError,
     NotRegularFileError, StorageError, NotPermittedError.
     """
-    with reading_open(parts, key) as (reading, _):
-        return reading
+    reading, seen = _read_agreeing(parts, key) or _read_gated(parts, key)
+    seen.close()
+    return reading
 
 
 @contextlib.contextmanager
@@ -87,21 +88,25 @@ def _read_agreeing(parts: VolumeParts, key: ArtifactKey) -> tuple[Reading, Look]
     A file that somebody merely holds open for writing can be read as long as
     its bytes are a generation; bytes that are none may be half of an edit.
     """
-    deadline = time.monotonic() + HELD_OPEN_WAIT_S
+    deadline = 0.0
     while True:
-        with _typed(key), patient(key, deadline):
+        try:
             seen = look(parts.root.descriptor, key, beside_writer=True)
-            try:
-                reading = _agreed(parts, key, seen)
-                if reading is None and seen.writer:
-                    raise WriterPresent(seen.stat.st_dev, seen.stat.st_ino)
-            except BaseException:
-                seen.close()
-                raise
-            if reading is None:
-                seen.close()
-                return None
+        except OSError as error:
+            raise from_os_error(error, shown(key), "read") from error
+        try:
+            reading = _agreed(parts, key, seen)
+        except BaseException:
+            seen.close()
+            raise
+        if reading is not None:
             return reading, seen
+        seen.close()
+        if not seen.writer:
+            return None
+        deadline = deadline or time.monotonic() + HELD_OPEN_WAIT_S
+        with patient(key, deadline):
+            raise WriterPresent(seen.stat.st_dev, seen.stat.st_ino)
 
 
 def _agreed(parts: VolumeParts, key: ArtifactKey, seen: Look) -> Reading | None:

@@ -143,4 +143,5 @@ def artifact_checksum(
     key: bytes, generation: int, digest: bytes, size: int, epoch: int, boot: str
 ) -> int:
     """The checksum column of an artifact row."""
-    return row_checksum(key, generation, digest, size, epoch, boot)
+    fields = (len(key), key, generation, len(digest), digest, size, epoch, boot.encode())
+    return row_checksum(b"%d %b %d %d %b %d %d %b" % fields)

@@ -288,8 +288,8 @@ class CoherentVolume:
         return self._parts
 
     def _on(self, path: PathArgument, act: Callable[[VolumeParts, ArtifactKey], T]) -> T:
-        parts = self._open_parts()
-        return self._addresses.on(path, lambda key: act(parts, key))
+        self._open_parts()
+        return self._addresses.on(path, act)
 
     def _commit(
         self, path: PathArgument, act: Callable[[VolumeParts, ArtifactKey], Commit]
