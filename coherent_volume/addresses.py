@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TypeVar
 
-from coherent_volume.errors import NotManagedError, OutsideRootError
+from coherent_volume.errors import NotManagedError, OutsideRootError, UsageError, printable
 from coherent_volume.files import SymlinkFound
 from coherent_volume.model import ArtifactKey
 from coherent_volume.parts import VolumeParts
@@ -37,6 +37,21 @@ class Addresses:
             if len(self._keys) >= _KEPT_MAX:
                 self._keys.clear()
             self._keys[path] = key
+        return key
+
+    def direct(self, path: PathArgument) -> ArtifactKey:
+        """The key of *path*, which must not be, or lead through, a symbolic link.
+
+        Moving what a link points to would leave the link dangling.
+        """
+        key = self.key(path)
+        target = self._parts.root.follow(key)
+        if target != key:
+            raise UsageError(
+                "a symbolic link cannot be renamed as an artifact",
+                path=shown(key),
+                advice=f"Name its target: {printable(shown(target))}",
+            )
         return key
 
     def is_direct(self, path: PathArgument, key: ArtifactKey) -> bool:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import tempfile
 import warnings
 from types import TracebackType
 from typing import IO, TYPE_CHECKING, Any, BinaryIO
@@ -35,13 +34,20 @@ def open_artifact(volume: Any, path: PathArgument, mode: str, encoding: str) -> 
         raise UsageError(f"mode must be one of {', '.join(_MODES)}, not {mode!r}")
     binary = mode.endswith("b")
     if mode[0] == "r":
-        snapshot = tempfile.SpooledTemporaryFile(max_size=_IN_MEMORY_MAX)  # noqa: SIM115
+        snapshot = _spool()
         volume.read_to(path, snapshot)
         snapshot.seek(0)
         reader: Any = snapshot
         return reader if binary else io.TextIOWrapper(reader, encoding=encoding)
     writer = _Writer(_commit_of(volume, path, mode[0]), volume.writing(path))
     return writer if binary else _TextWriter(writer, encoding)  # type: ignore[return-value]
+
+
+def _spool() -> Any:
+    """A private place for content: memory while it is small, then a nameless file."""
+    import tempfile  # 4 ms, needed only by file objects
+
+    return tempfile.SpooledTemporaryFile(max_size=_IN_MEMORY_MAX)
 
 
 def _commit_of(volume: Any, path: PathArgument, mode: str) -> Callable[[BinaryIO], Commit]:
@@ -65,7 +71,7 @@ class _Writer(io.BufferedIOBase):
         self._commit = commit
         self._writing = contextlib.ExitStack()
         self._writing.enter_context(writing)
-        self._content = tempfile.SpooledTemporaryFile(max_size=_IN_MEMORY_MAX)  # noqa: SIM115
+        self._content = _spool()
         self.commit: Commit | None = None
         """The commit that closing made."""
 
@@ -77,11 +83,13 @@ class _Writer(io.BufferedIOBase):
         """Add *data*; nothing is visible to anybody yet."""
         if self.closed:
             raise ValueError("write to a closed file")
-        return self._content.write(data)
+        written: int = self._content.write(data)
+        return written
 
     def tell(self) -> int:
         """How many bytes have been written."""
-        return self._content.tell()
+        offset: int = self._content.tell()
+        return offset
 
     def discard(self) -> None:
         """Close without a commit."""
@@ -96,7 +104,7 @@ class _Writer(io.BufferedIOBase):
             return
         self._content.seek(0)
         try:
-            self.commit = self._commit(self._content)  # type: ignore[arg-type]
+            self.commit = self._commit(self._content)
         finally:
             self.discard()
 

@@ -41,6 +41,7 @@ __all__ = [
     "SymlinkFound",
     "WriterPresent",
     "chunks_of",
+    "drop_lease",
     "lease_unbroken",
     "look",
     "patient",
@@ -232,6 +233,12 @@ def take_lease(descriptor: int) -> bool:
         # system has no leases. ENOLCK: the table is full.
         return False
     return True
+
+
+def drop_lease(descriptor: int) -> None:
+    """End the lease, so that nobody waits for us; the file stays open."""
+    with contextlib.suppress(OSError):
+        fcntl.fcntl(descriptor, _F_SETLEASE, fcntl.F_UNLCK)
 
 
 def sole_opener(descriptor: int) -> bool:

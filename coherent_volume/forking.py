@@ -13,6 +13,7 @@ import os
 import weakref
 
 from coherent_volume.errors import CoherenceError
+from coherent_volume.locks import FairLock
 from coherent_volume.parts import VolumeParts
 
 __all__ = ["watch_forks"]
@@ -20,7 +21,7 @@ __all__ = ["watch_forks"]
 _WAIT_S = 2.0
 
 _open_volumes: weakref.WeakSet[VolumeParts] = weakref.WeakSet()
-_held = contextlib.ExitStack()
+_held: list[FairLock] = []
 
 
 def watch_forks(parts: VolumeParts) -> None:
@@ -38,18 +39,20 @@ def _before() -> None:
             # Without the gate in time: its holder has the database open, so
             # this close is not the last one and touches no log.
             with contextlib.suppress(CoherenceError):
-                _held.enter_context(parts.gate.held(_WAIT_S))
+                parts.gate.acquire(_WAIT_S)
+                _held.append(parts.gate)
         parts.sidecar.database.close()
 
 
 def _in_parent() -> None:
-    _held.close()
+    while _held:
+        _held.pop().release()
 
 
 def _in_child() -> None:
     # The gate's own hook has let go of the inherited descriptor already;
     # releasing it here would unlock it for the parent as well.
-    _held.pop_all()
+    _held.clear()
     for parts in list(_open_volumes):
         parts.become_child()
 

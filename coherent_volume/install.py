@@ -97,26 +97,18 @@ def install_row(
 
 def publish(parts: VolumeParts, publications: list[Publication]) -> list[ArtifactRow]:
     """Publish all or none; the rows as they are now. The commit point."""
-    parts.dropped_objects.extend(
-        parts.sidecar.publish(publications, parts.boot, parts.config.retention)
-    )
+    numbers, dropped = parts.sidecar.publish(publications, parts.boot, parts.config.retention)
+    # Nothing below may fail: the commit stands, and must not be told otherwise.
+    parts.dropped_objects.extend(dropped)
     rows = []
-    for new in publications:
+    for number, new in zip(numbers, publications, strict=True):
         parts.logged_bytes += _LOG_BYTES_PER_ROW + len(new.content or b"")
-        if new.row is not None:
-            row = new.row._replace(
-                generation=new.generation,
-                digest=new.digest,
-                size=new.size,
-                boot=parts.boot,
-            )
-        else:
-            found = parts.sidecar.current(new.key, gated=True)[0]
-            assert found is not None  # noqa: S101 - inserted by this very transaction
-            row = found
-            if new.install is not None:
-                new.install = new.install._replace(artifact=row.id)
-        rows.append(row)
+        if new.install is not None:
+            new.install = new.install._replace(artifact=number)
+        epoch = new.row.epoch if new.row else 0
+        rows.append(
+            ArtifactRow(number, new.key, new.generation, new.digest, new.size, epoch, parts.boot)
+        )
     return rows
 
 

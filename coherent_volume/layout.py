@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import uuid
 from dataclasses import dataclass
 
 from coherent_volume import config as configuration
@@ -62,6 +61,9 @@ _REFUSED_FILESYSTEMS = {
     0x786F4256: "vboxsf",
     0xBACBACBC: "vmhgfs",
 }
+
+
+_EXT4 = 0xEF53
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,6 +180,7 @@ def _open(root: Root, found: _Found, session: str | None) -> VolumeParts:
         staging=staging,
         session=Session(info, sidecar),
         gate=FairLock(os.path.join(directory, "gate")),
+        flushes_files=config.durability == "power" and filesystem_magic(root.descriptor) != _EXT4,
     )
 
 
@@ -224,7 +227,7 @@ def _make(root: Root, config: Config) -> _Found:
             os.makedirs(os.path.join(directory, folder), exist_ok=True)
         incarnation = _incarnation_kept(directory)
         if incarnation is None:
-            incarnation = uuid.uuid4().hex
+            incarnation = os.urandom(16).hex()
             Sidecar.create(os.path.join(directory, "sidecar.db"), incarnation)
             _write(directory, "incarnation", f"{incarnation}\n")
         _write(directory, "config.toml", configuration.render(config))

@@ -29,7 +29,7 @@ __all__ = ["Lease", "acquire", "break_lease", "is_leased_by", "refuse_if_leased"
 _POLL_S = 0.01
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Lease:
     """A lease that this process holds; release it, or use it as a context manager."""
 
@@ -61,6 +61,7 @@ class Lease:
         hold, self._hold = self._hold, None
         if hold is None:
             return
+        self._parts.leases.discard(self)
         try:
             with self._parts.gate.held(GATE_WAIT_S):
                 self._parts.sidecar.release(self._artifact, self.epoch)
@@ -88,7 +89,7 @@ def acquire(parts: VolumeParts, key: ArtifactKey, ttl: float, wait: float) -> Le
     # free at once when a waiter dies.
     with contextlib.ExitStack() as stack:
         with contextlib.suppress(BusyError):
-            stack.enter_context(parts.turn(b"lease:" + key).held(wait))
+            stack.enter_context(parts.turn(key, "lease").held(wait))
         while True:
             try:
                 return _grant(parts, key, ttl)
@@ -133,7 +134,9 @@ def _grant(parts: VolumeParts, key: ArtifactKey, ttl: float) -> Lease:
             remember(parts, key, renewed, None, row.size)
             parts.session.seen_here[key] = renewed
     points.reached("leased")
-    return Lease(shown(key), parts.session.name, epoch, parts, key, row.id, hold)
+    granted = Lease(shown(key), parts.session.name, epoch, parts, key, row.id, hold)
+    parts.leases.add(granted)
+    return granted
 
 
 def break_lease(parts: VolumeParts, key: ArtifactKey) -> bool:

@@ -56,7 +56,7 @@ class Ledger:
 
     def history(self, key: ArtifactKey | None, limit: int | None) -> list[HistoryRow]:
         """Generations, newest first, of one artifact or of all."""
-        bound = -1 if limit is None else limit
+        bound = -1 if limit is None else max(0, min(limit, 1 << 62))
         if key is None:
             rows = self.database.read(f"{_HISTORY} ORDER BY h.seq DESC LIMIT ?", (bound,))
         else:

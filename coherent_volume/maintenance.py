@@ -96,7 +96,7 @@ class Maintenance:
             collect_orphans(parts)
         # Taken before the flush: what was installed later is not flushed by it.
         now = now_ns()
-        if sync_directories(parts):
+        if sync_directories(parts) and sync_files(parts, now):
             finish(parts, now)
         overgrown = parts.sidecar.database.log_bytes() > _LOG_BYTES_MAX
         if overgrown or parts.logged_bytes > _CHECKPOINT_BYTES:
@@ -118,9 +118,12 @@ class Maintenance:
 
     def shut(self, forget: Callable[[], None]) -> None:
         """Close the volume: finish the clean-up, *forget* what is in memory, let go."""
+        parts = self._parts
+        for lease in list(parts.leases):
+            with contextlib.suppress(CoherenceError, OSError):
+                lease.release()
         self.stop()
         forget()
-        parts = self._parts
         with contextlib.ExitStack() as stack:
             # Without the gate in time its holder has the database open: then
             # this close is not the last one, and touches no log.
@@ -141,9 +144,8 @@ class Maintenance:
 def sync_directories(parts: VolumeParts) -> bool:
     """Flush the directories of recent installs, so that names survive a power loss.
 
-    False when one could not be flushed; the records of its installs must stay.
+    False once one could not be flushed: the records of installs must stay then.
     """
-    flushed = True
     while parts.unsynced_directories:
         folder = parts.unsynced_directories.pop()
         try:
@@ -158,10 +160,36 @@ def sync_directories(parts: VolumeParts) -> bool:
             # Never retried: after a failed flush the kernel forgets what was
             # dirty. The next boot looks at the files themselves.
             _log.warning("could not flush %s: %s", os.fsdecode(folder) or ".", error.strerror)
-            flushed = False
+            parts.flush_failed = True
         finally:
             os.close(descriptor)
-    return flushed
+    return not parts.flush_failed
+
+
+def sync_files(parts: VolumeParts, now: int) -> bool:
+    """Flush what recent installs made visible, where directories do not imply it.
+
+    On ext4 the flush of a directory waits for the data of the inodes that its
+    journal names; other file systems promise nothing of the kind.
+    """
+    if not parts.flushes_files:
+        return True
+    for displaced in list(parts.displaced):
+        record = displaced.record
+        key = parts.sidecar.key_of(record.artifact)
+        if displaced.not_before_ns > now or record.staged is None or key is None:
+            continue
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            descriptor = openat2(parts.root.descriptor, key, os.O_RDONLY | os.O_NONBLOCK)
+            try:
+                if os.fstat(descriptor).st_ino == record.staged.inode:
+                    os.fdatasync(descriptor)
+            except OSError as error:
+                _log.warning("could not flush %s: %s", os.fsdecode(key), error.strerror)
+                parts.flush_failed = True
+            finally:
+                os.close(descriptor)
+    return not parts.flush_failed
 
 
 def finish(parts: VolumeParts, now: int) -> None:

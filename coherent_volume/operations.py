@@ -8,7 +8,7 @@ them ends in ``commit``; nothing here decides a conflict.
 from __future__ import annotations
 
 import itertools
-import random
+import os
 import time
 from collections.abc import Callable, Iterable
 
@@ -171,6 +171,8 @@ def update(
 def _in_turn(
     parts: VolumeParts, key: ArtifactKey, attempt: Callable[[bool], Commit], retries: int
 ) -> Commit:
+    if retries == 0:
+        return attempt(True)  # one try, however long it takes: not in the queue
     turn = parts.turn(key)
     try:
         turn.acquire(TURN_WAIT_S)
@@ -190,7 +192,7 @@ def _retried(attempt: Callable[[bool], Commit], retries: int) -> Commit:
             raise
         except ConflictError:
             # Jittered, so that those who collided do not collide again.
-            time.sleep(random.uniform(0, min(0.1, 0.001 * 2**tried)))
+            time.sleep(os.urandom(1)[0] / 255 * min(0.1, 0.001 * 2**tried))
     return attempt(True)
 
 
@@ -232,7 +234,7 @@ def seen_of(parts: VolumeParts, key: ArtifactKey, base: Base) -> SeenRow:
     epoch = row.epoch if row else 0
     if isinstance(base, Commit):
         return SeenRow(base.generation, Digest(bytes.fromhex(base.digest)), epoch)
-    if type(base) is not int or base < 0:
+    if type(base) is not int or not 0 <= base < 1 << 63:
         raise UsageError(f"a base is an Observation, a Commit or a generation, not {base!r}")
     seen = parts.session.seen(key)
     if seen is not None and seen.generation == base:

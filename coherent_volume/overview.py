@@ -22,7 +22,7 @@ from coherent_volume.model import (
 from coherent_volume.parts import VolumeParts
 from coherent_volume.paths import shown
 from coherent_volume.reading import read
-from coherent_volume.records import OUTSIDE
+from coherent_volume.records import OUTSIDE, InstallRow
 from coherent_volume.session import presences
 
 __all__ = ["log", "state", "status"]
@@ -66,7 +66,7 @@ def status(parts: VolumeParts) -> VolumeStatus:
     unsettled = {
         shown(key)
         for key, install in parts.sidecar.all_installs()
-        if install.boot != parts.boot or _is_orphan(parts, install.stage)
+        if _is_unfinished(parts, key, install)
     }
     return VolumeStatus(
         root=os.fsdecode(parts.root.path),
@@ -86,13 +86,16 @@ def status(parts: VolumeParts) -> VolumeStatus:
     )
 
 
-def _is_orphan(parts: VolumeParts, stage: str) -> bool:
-    token = stage.partition(".")[0]
-    if token == parts.staging.token:
+def _is_unfinished(parts: VolumeParts, key: ArtifactKey, install: InstallRow) -> bool:
+    """Whether the visible file is not yet what a commit made it."""
+    row = parts.sidecar.artifact(key)
+    if row is None or row.generation != install.generation:
         return False
-    return all(
-        entry["token"] != token or not entry["alive"] for entry in presences(parts.directory)
-    )
+    try:
+        found = os.stat(key, dir_fd=parts.root.descriptor, follow_symlinks=False)
+    except OSError:
+        return install.staged is not None
+    return install.staged is None or found.st_ino != install.staged.inode
 
 
 def _sessions(parts: VolumeParts) -> tuple[SessionStatus, ...]:

@@ -15,7 +15,7 @@ import zlib
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from coherent_volume.config import Config
 from coherent_volume.globs import ManagedGlobs
@@ -36,6 +36,13 @@ _TURNS = 64
 def now_ns() -> int:
     """The clock that nobody sets and that counts suspended time, in nanoseconds."""
     return time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+
+
+class Releasable(Protocol):
+    """Something held by this process that must be released when it closes."""
+
+    def release(self) -> None:
+        """Let go of it."""
 
 
 class Displaced(NamedTuple):
@@ -65,16 +72,21 @@ class VolumeParts:
     # Installs whose stage is to be cleaned up, and the time before which it stays.
     displaced: deque[Displaced] = field(default_factory=deque)
     unsynced_directories: set[bytes] = field(default_factory=set)
+    flush_failed: bool = False
+    # Whether files must be flushed beside their directories; see maintenance.
+    flushes_files: bool = False
     dropped_objects: deque[str] = field(default_factory=deque)
     # About how much this process has written to the log since its last checkpoint.
     logged_bytes: int = 0
+    # Leases that this process holds; a lease must not end by being dropped.
+    leases: set[Releasable] = field(default_factory=set)
     # Writers opened by this process and not closed yet, by artifact.
     writers: Counter[ArtifactKey] = field(default_factory=Counter)
     # What else must be made whole in a forked child.
     on_fork: list[Callable[[], None]] = field(default_factory=list)
     # Keeps two threads from announcing one process twice.
     _announcing: threading.Lock = field(default_factory=threading.Lock)
-    _turns: dict[int, FairLock] = field(default_factory=dict)
+    _turns: dict[str, FairLock] = field(default_factory=dict)
 
     @property
     def durable(self) -> bool:
@@ -88,17 +100,18 @@ class VolumeParts:
                 if self.presence is None:
                     self.presence = announce(self.directory, self.staging.token, self.session.info)
 
-    def turn(self, key: bytes) -> FairLock:
-        """The queue in which updaters of *key* stand.
+    def turn(self, key: bytes, queue: str = "update") -> FairLock:
+        """The queue in which updaters of *key* stand, or those who want its lease.
 
         It spares them from deriving a change that a peer is about to make
         stale. Safety does not rest on it: the compare-and-swap does that.
         """
         number = zlib.crc32(key) % _TURNS  # the same in every process
-        lock = self._turns.get(number)
+        name = f"{queue}-{number:02d}"
+        lock = self._turns.get(name)
         if lock is None:
-            path = os.path.join(self.directory, "turns", f"{number:02d}")
-            lock = self._turns.setdefault(number, FairLock(path))
+            path = os.path.join(self.directory, "turns", name)
+            lock = self._turns.setdefault(name, FairLock(path))
         return lock
 
     @contextlib.contextmanager
@@ -131,6 +144,7 @@ class VolumeParts:
         self.session.become_child()
         self.displaced.clear()
         self.unsynced_directories.clear()
+        self.leases.clear()
         self.dropped_objects.clear()
         for mend in self.on_fork:
             mend()

@@ -9,7 +9,6 @@ supply: the check that follows goes on counting above them, never below (I2).
 from __future__ import annotations
 
 import contextlib
-import itertools
 import os
 
 from coherent_volume import repairs
@@ -58,14 +57,16 @@ def rebuild_sidecar(root: PathArgument) -> str:
 
 
 def _set_aside(directory: str) -> str:
-    for number in itertools.count(1):
-        kept = os.path.join(directory, "damaged", str(number))
-        try:
-            os.makedirs(kept, mode=0o700)
-        except FileExistsError:
-            continue
-        break
-    for name in _DATABASE_FILES:
+    """Move the database files to a directory of their own; where they are now."""
+    evidence = os.path.join(directory, "damaged")
+    os.makedirs(evidence, mode=0o700, exist_ok=True)
+    taken = sorted(int(name) for name in os.listdir(evidence) if name.isdigit())
+    if taken and not os.path.exists(os.path.join(directory, "sidecar.db")):
+        # A rebuild that was killed had set them aside already.
+        return os.path.join(evidence, str(taken[-1]))
+    kept = os.path.join(evidence, str(taken[-1] + 1 if taken else 1))
+    os.mkdir(kept, mode=0o700)
+    for name in _DATABASE_FILES[::-1]:
         with contextlib.suppress(FileNotFoundError):
             os.rename(os.path.join(directory, name), os.path.join(kept, name))
     return kept

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from importlib import resources
 
 from coherent_volume.config import Retention
 from coherent_volume.database import Connection, Database, Row
@@ -66,6 +65,8 @@ class Sidecar(Ledger):
     @staticmethod
     def create(path: str, incarnation: str) -> None:
         """Make an empty sidecar, complete or not at all."""
+        from importlib import resources  # 5 ms, needed when a volume is made
+
         schema = resources.files(__package__).joinpath("schema.sql").read_text(encoding="utf-8")
         Database.create(path, schema, SCHEMA_VERSION, {"incarnation": incarnation})
 
@@ -159,18 +160,20 @@ class Sidecar(Ledger):
 
     def publish(
         self, publications: Sequence[Publication], boot: str, retention: Retention
-    ) -> list[str]:
+    ) -> tuple[list[int], list[str]]:
         """Gated: make every publication its artifact's next generation, or none.
 
-        Returns the names of objects that no generation needs any longer.
-        This COMMIT is the commit point.
+        Returns the ids of the artifacts' rows, and the names of objects that no
+        generation needs any longer. This COMMIT is the commit point.
         """
+        rows: list[int] = []
         dropped: list[str] = []
         now = time.time_ns()
         with self.database.transaction(durable=True) as connection:
             companions = 0
             for publication in publications:
                 artifact = _advance(connection, publication, boot, now)
+                rows.append(artifact)
                 seq = _insert_history(connection, publication, artifact, now, companions)
                 companions = companions or seq
                 if publication.install is not None:
@@ -183,7 +186,7 @@ class Sidecar(Ledger):
                     )
                     _insert_observation(connection, publication.observer, artifact, seen)
                 dropped += _prune(connection, artifact, publication.generation, now, retention)
-        return dropped
+        return rows, dropped
 
     def prune_aged(self, before: int, most: int) -> list[str | None]:
         """Gated: drop up to *most* past generations from before a moment.

@@ -12,7 +12,6 @@ import contextlib
 import errno
 import itertools
 import os
-import secrets
 from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -56,7 +55,7 @@ class Staging:
         self._durable = durable
         self.inline_max = (128 if durable else 64) << 10
         # The token tells whose stages these are; see session.Presence.
-        self.token = secrets.token_hex(8)
+        self.token = os.urandom(8).hex()
         self._counter = itertools.count()
         self._spares: deque[str] = deque()
         self.staging = os.open(os.path.join(directory, "staging"), _DIRECTORY)
@@ -71,7 +70,7 @@ class Staging:
     def renew_token(self) -> None:
         """Take a new token, in a forked child; the spares are the parent's."""
         self._spares.clear()
-        self.token = secrets.token_hex(8)
+        self.token = os.urandom(8).hex()
 
     def next_name(self) -> str:
         """A stage name that was never used."""

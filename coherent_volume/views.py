@@ -6,10 +6,12 @@ generation itself (reading does) and commits nothing.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import BinaryIO
 
-from coherent_volume.errors import NotFoundError
-from coherent_volume.files import chunks_of
+from coherent_volume.digest import digest_of_chunks
+from coherent_volume.errors import BusyError, NotFoundError
+from coherent_volume.files import Look, chunks_of, drop_lease
 from coherent_volume.model import ArtifactKey, Observation
 from coherent_volume.operations import Base, content_now, is_known
 from coherent_volume.parts import VolumeParts
@@ -41,15 +43,35 @@ def deliver(parts: VolumeParts, key: ArtifactKey, sink: BinaryIO) -> Observation
     nobody received.
     """
     with reading_open(parts, key) as (reading, look):
-        if look.data is not None:
-            sink.write(look.data)
-        elif reading.exists:
-            sink.writelines(chunks_of(look.descriptor))
+        if look.data is None and reading.exists:
+            _stream(key, reading, look, sink)
+    # Small content is delivered with the file closed: a reader that is slow to
+    # take it (a pager) must not keep an editor waiting for our lease.
+    if look.data is not None:
+        sink.write(look.data)
     if reading.exists:
         sink.flush()
     record(parts, key, reading)
     _refuse_absent(key, reading)
     return _observation(key, reading, None)
+
+
+def _stream(key: ArtifactKey, reading: Reading, look: Look, sink: BinaryIO) -> None:
+    """Deliver large content from the open file, and prove that it was one generation."""
+    drop_lease(look.descriptor)
+
+    def delivered() -> Iterator[bytes]:
+        for chunk in chunks_of(look.descriptor):
+            sink.write(chunk)
+            yield chunk
+
+    if digest_of_chunks(delivered()) != reading.seen.digest:
+        raise BusyError(
+            "the file was changed from outside while it was being delivered",
+            path=shown(key),
+            advice="What was delivered is no generation: discard it and read again.",
+            holder="another process",
+        )
 
 
 def reacquire(parts: VolumeParts, keys: list[ArtifactKey] | None) -> list[str]:

@@ -81,8 +81,7 @@ class CoherentVolume:
     def read(self, path: PathArgument) -> bytes:
         """The artifact's current content; it becomes what this session saw.
 
-        Raises NotFoundError, NotManagedError, OutsideRootError,
-        NotRegularFileError, BusyError (somebody is writing the file now).
+        Raises NotFoundError, UsageError, BusyError (somebody is writing it now).
         """
         hit = self._cache.get(path)
         if hit is not None and self._seen_here.get(hit.key) is hit.seen:
@@ -174,9 +173,9 @@ class CoherentVolume:
         )
 
     def rename(self, source: PathArgument, target: PathArgument) -> Commit:
-        """Move an artifact to a free name, in one commit of both names."""
-        new = self._addresses.key(target)
-        return self._commit(source, lambda parts, key: operations.rename(parts, key, new))
+        """Move an artifact to a free name, in one commit of both; links are refused."""
+        old, new = self._addresses.direct(source), self._addresses.direct(target)
+        return self._commit(old, lambda parts, key: operations.rename(parts, key, new))
 
     def update(
         self,
@@ -232,8 +231,9 @@ class CoherentVolume:
 
     def log(self, path: PathArgument | None = None, limit: int | None = None) -> list[LogEntry]:
         """The commits of *path*, or of all artifacts, newest first."""
-        key = None if path is None else self._addresses.key(path)
-        return overview.log(self._open_parts(), key, limit)
+        if path is None:
+            return overview.log(self._open_parts(), None, limit)
+        return self._on(path, lambda parts, key: overview.log(parts, key, limit))
 
     def status(self) -> VolumeStatus:
         """A still picture: artifacts, sessions, what is unsettled or refused."""
