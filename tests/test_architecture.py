@@ -69,6 +69,7 @@ HOMES = {
 LOCAL_IMPORTS = {
     ("coherent_volume.database", "urllib"): "3 ms to import, needed once per volume",
     ("coherent_volume.artifact_io", "tempfile"): "4 ms to import, needed only by file objects",
+    ("coherent_volume.config", "tomllib"): "5 ms to import, needed when a volume is opened",
     ("coherent_volume.sidecar", "importlib"): "5 ms to import, needed when a volume is made",
     ("coherent_volume.locks", "filelock"): "slow to import (46 ms with portalocker)",
     ("coherent_volume.locks", "portalocker"): "slow to import (46 ms with filelock)",
