@@ -9,6 +9,7 @@ situation always yields the same words.
 from __future__ import annotations
 
 import enum
+import shlex
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
@@ -101,6 +102,8 @@ def _judge_view(parts: VolumeParts, intent: Intent, head: Head) -> None:
                 f" and {printable(parts.session.name)} has never read it",
                 path=path,
                 current=head.generation,
+                advice=f"Read it first (coherent read {printable(shlex.quote(path))}); or say"
+                " overwrite if you mean to replace content unseen.",
             )
         return
     if base.epoch < head.epoch:
@@ -113,6 +116,7 @@ def _judge_view(parts: VolumeParts, intent: Intent, head: Head) -> None:
             path=path,
             held=base.epoch,
             current=head.epoch,
+            advice=_next_step(head),
         )
     # Equal content is enough: a peer who rewrote the very bytes that the author
     # saw made no difference. Generation 0 is told apart by its digest alone.
@@ -135,8 +139,14 @@ def _stale(parts: VolumeParts, base: SeenRow, head: Head) -> ConflictError:
         path=shown(head.key),
         base=base.generation,
         current=head.generation,
+        advice=_next_step(head),
         by=author,
     )
+
+
+def _next_step(head: Head) -> str:
+    command = f"coherent reacquire {shlex.quote(shown(head.key))}"
+    return f"Read it again ({printable(command)}), derive your change anew, and write."
 
 
 def _author(parts: VolumeParts, head: Head) -> str:

@@ -157,7 +157,8 @@ def test_every_refusal_has_a_path_a_reason_and_the_next_step(alice, bob):
     assert first == (
         f"coherent: {PLAN}: bob committed since you read it: you saw generation 0, current is 1"
     )
-    assert second == "Read it again (reacquire), derive your change anew, and write."
+    command = f"coherent reacquire {PLAN}"
+    assert second == f"Read it again ({command}), derive your change anew, and write."
     assert third.startswith("Your content is kept in .coherence/refused/plan.md.alice.g0.")
 
 
