@@ -290,7 +290,7 @@ def _assert_survived(case: Case, ended: Ended) -> None:
         assert content in (case.before[path], old[path], new[path], expected[path]), path
 
     bob = case.visit("bob")
-    for path, (generation, content) in bob["first"].items():
+    for path, (_, content) in bob["first"].items():
         told = content and bytes.fromhex(content)
         # A commit that stands may still be seen, until its race is settled.
         assert told in ((new[path], FOREIGN) if edited else (expected[path],)), path
