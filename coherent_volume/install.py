@@ -21,6 +21,7 @@ from coherent_volume.files import (
     WriterPresent,
     lease_unbroken,
     look_at,
+    looks,
 )
 from coherent_volume.model import ArtifactKey, Digest
 from coherent_volume.parts import Displaced, VolumeParts, now_ns
@@ -40,7 +41,6 @@ __all__ = [
     "install",
     "install_row",
     "keep_history",
-    "looks",
     "place_for",
     "previous_of",
     "publish",
@@ -184,11 +184,6 @@ def _move(parts: VolumeParts, folder: int, name: bytes, record: InstallRow) -> N
         renameat2(staging, stage, folder, name, RENAME_NOREPLACE)
     else:
         renameat2(staging, stage, folder, name, RENAME_EXCHANGE)
-
-
-def looks(found: os.stat_result) -> tuple[int, int, int, int]:
-    """What stays equal in a file that nobody has touched."""
-    return found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
 
 
 def _as_judged(displaced: os.stat_result | None, previous: Previous, leased: Look | None) -> bool:

@@ -19,9 +19,8 @@ from collections.abc import Callable
 from coherent_volume import points
 from coherent_volume.digest import digest_of_chunks
 from coherent_volume.errors import CoherenceError
-from coherent_volume.files import WriterPresent, chunks_of, take_lease
+from coherent_volume.files import WriterPresent, chunks_of, looks, take_lease
 from coherent_volume.gating import settled_heads
-from coherent_volume.install import looks
 from coherent_volume.locks import GATE_WAIT_S
 from coherent_volume.model import ArtifactKey
 from coherent_volume.parts import Displaced, VolumeParts, now_ns
@@ -195,14 +194,14 @@ def sync_files(parts: VolumeParts, now: int) -> bool:
 def finish(parts: VolumeParts, now: int) -> None:
     """Remove displaced inodes whose time has come, and forget their installs."""
     done: list[InstallRow] = []
-    spare: list[str] = []
+    spare: list[Displaced] = []
     for _ in range(len(parts.displaced)):
         displaced = parts.displaced.popleft()
         stage = displaced.record.stage
         if displaced.not_before_ns <= now and dispose(parts, displaced):
             done.append(displaced.record)
-            if stage.startswith(parts.staging.token):
-                spare.append(stage)
+            if displaced.verified and stage.startswith(parts.staging.token):
+                spare.append(displaced)
             else:
                 parts.staging.discard(stage)
         else:
@@ -213,8 +212,9 @@ def finish(parts: VolumeParts, now: int) -> None:
         with parts.gate.held(GATE_WAIT_S):
             parts.sidecar.forget_installs(done)
     # Only now: a stage that is used again must not be forgotten under its name.
-    for stage in spare:
-        parts.staging.offer_spare(stage)
+    for displaced in spare:
+        if displaced.verified is not None:
+            parts.staging.offer_spare(displaced.record.stage, displaced.verified)
 
 
 def dispose(parts: VolumeParts, displaced: Displaced) -> bool:
@@ -233,9 +233,11 @@ def dispose(parts: VolumeParts, displaced: Displaced) -> bool:
         # The lease says that no writer is left; an unchanged inode is the one
         # that was verified, and need not be read again.
         take_lease(descriptor)
-        if displaced.verified != looks(os.fstat(descriptor)) and not _is_known(
-            parts, record, descriptor
-        ):
+        found = os.fstat(descriptor)
+        if found.st_nlink > 1:
+            # Somebody gave it a second name meanwhile, and may yet write through it.
+            return False
+        if displaced.verified != looks(found) and not _is_known(parts, record, descriptor):
             _keep(parts, record, descriptor)
     except WriterPresent:
         return False

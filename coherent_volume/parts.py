@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
 from coherent_volume.config import Config
+from coherent_volume.files import Looks
 from coherent_volume.globs import ManagedGlobs
 from coherent_volume.identity import boot_id
 from coherent_volume.locks import FairLock, Presence
@@ -50,8 +51,8 @@ class Displaced(NamedTuple):
 
     record: InstallRow
     not_before_ns: int = 0
-    verified: tuple[int, int, int, int] | None = None
-    """(inode, size, mtime, ctime) after the exchange, under the lease."""
+    verified: Looks | None = None
+    """After the exchange, under the lease; None when it was not verified."""
 
 
 @dataclass(slots=True, weakref_slot=True, eq=False)

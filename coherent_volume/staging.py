@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 from coherent_volume.attributes import WITNESS, Attributes, Witness, give
 from coherent_volume.digest import digest_of, digest_of_chunks, short_name
-from coherent_volume.files import CHUNK, sole_opener
+from coherent_volume.files import CHUNK, Looks, looks, sole_opener
 from coherent_volume.model import ArtifactKey, Digest
 from coherent_volume.records import Staged
 from coherent_volume.syscalls import start_writeback
@@ -57,7 +57,7 @@ class Staging:
         # The token tells whose stages these are; see session.Presence.
         self.token = os.urandom(8).hex()
         self._counter = itertools.count()
-        self._spares: deque[str] = deque()
+        self._spares: deque[tuple[str, Looks]] = deque()
         self.staging = os.open(os.path.join(directory, "staging"), _DIRECTORY)
         self.objects = os.open(os.path.join(directory, "objects"), _DIRECTORY)
         self.refused = os.open(os.path.join(directory, "refused"), _DIRECTORY)
@@ -130,8 +130,8 @@ class Staging:
     def _new_stage(self, attributes: Attributes | None) -> tuple[str, int]:
         """An empty staged file of ours: a spare one, or a new one."""
         while self._spares and attributes is not None:
-            name = self._spares.popleft()
-            descriptor = self._reuse(name)
+            name, expected = self._spares.popleft()
+            descriptor = self._reuse(name, expected)
             if descriptor >= 0:
                 return name, descriptor
         name = self.next_name()
@@ -139,7 +139,7 @@ class Staging:
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
         return name, os.open(name, flags, mode, dir_fd=self.staging)
 
-    def _reuse(self, name: str) -> int:
+    def _reuse(self, name: str, expected: Looks) -> int:
         """Open a spare inode that nobody else has open; -1 if it is of no use.
 
         A write lease is granted only to the one opener of a file, so no reader
@@ -148,7 +148,7 @@ class Staging:
         descriptor = -1
         try:
             descriptor = os.open(name, os.O_RDWR | os.O_CLOEXEC, dir_fd=self.staging)
-            if sole_opener(descriptor) and os.fstat(descriptor).st_nlink == 1:
+            if sole_opener(descriptor) and looks(os.fstat(descriptor)) == expected:
                 for attribute in os.listxattr(descriptor):
                     os.removexattr(descriptor, attribute)
                 if self._durable:
@@ -163,10 +163,13 @@ class Staging:
         self.discard(name)
         return -1
 
-    def offer_spare(self, stage: str) -> None:
-        """Keep a displaced inode for a later stage: making one costs more than a commit."""
+    def offer_spare(self, stage: str, expected: Looks) -> None:
+        """Keep a displaced inode for a later stage: making one costs more than a commit.
+
+        It is used only if it still *looks* as it did when it was judged.
+        """
         if len(self._spares) < _SPARES_MAX:
-            self._spares.append(stage)
+            self._spares.append((stage, expected))
         else:
             self.discard(stage)
 
