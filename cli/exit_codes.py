@@ -67,6 +67,7 @@ EXIT_CODES: dict[type[errors.CoherenceError], int] = {
     errors.LinkedArtifactError: USAGE,
     errors.ClosedError: USAGE,
     errors.OutsideRootError: NO_PERMISSION,
+    errors.SymlinkError: NO_PERMISSION,
     errors.NotPermittedError: NO_PERMISSION,
     errors.ConfigurationError: CONFIGURATION,
     errors.DamagedError: DAMAGED,

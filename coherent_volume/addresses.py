@@ -10,8 +10,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TypeVar
 
-from coherent_volume.errors import NotManagedError, OutsideRootError, UsageError, printable
-from coherent_volume.files import SymlinkFound
+from coherent_volume.errors import (
+    NotManagedError,
+    OutsideRootError,
+    SymlinkError,
+    UsageError,
+    printable,
+)
 from coherent_volume.model import ArtifactKey
 from coherent_volume.parts import VolumeParts
 from coherent_volume.paths import PathArgument, shown
@@ -65,7 +70,7 @@ class Addresses:
         """
         try:
             return act(self._parts, self.key(path))
-        except SymlinkFound:
+        except SymlinkError:
             refusal: Exception | None = None
         except NotManagedError as error:
             refusal = error  # unless it is a link to something managed
@@ -76,6 +81,20 @@ class Addresses:
                 "a symbolic link on the way is not followed", path=shown(key)
             )
         return act(self._parts, self._admit(followed))
+
+    def once(self, path: PathArgument, act: Callable[[VolumeParts, ArtifactKey], T]) -> T:
+        """As ``on``, for an *act* that cannot be repeated: it consumes a stream.
+
+        Links are followed beforehand; one that appears meanwhile is refused.
+        """
+        key = self._parts.root.key(path)
+        followed = self._admit(self._parts.root.follow(key))
+        try:
+            return act(self._parts, followed)
+        except SymlinkError:
+            raise OutsideRootError(
+                "a symbolic link appeared on the way", path=shown(followed)
+            ) from None
 
     def _admit(self, key: ArtifactKey) -> ArtifactKey:
         parts = self._parts

@@ -15,7 +15,7 @@ from coherent_volume import repairs
 from coherent_volume.attributes import Witness
 from coherent_volume.digest import digest_of, digest_of_chunks
 from coherent_volume.errors import CoherenceError, DamagedError, NotFoundError
-from coherent_volume.files import SymlinkFound, WriterPresent, look
+from coherent_volume.files import WriterPresent, look
 from coherent_volume.gating import settled_heads
 from coherent_volume.inventory import managed_files
 from coherent_volume.locks import GATE_WAIT_S
@@ -24,7 +24,8 @@ from coherent_volume.model import ArtifactKey, CheckFinding, CheckReport
 from coherent_volume.parts import VolumeParts, now_ns
 from coherent_volume.paths import shown
 from coherent_volume.records import ArtifactRow, HistoryRow
-from coherent_volume.recovery import content_of, recover_from_file
+from coherent_volume.recovery import recover_from_file
+from coherent_volume.remake import content_of
 from coherent_volume.session import presences
 
 __all__ = ["check"]
@@ -44,6 +45,11 @@ def check(parts: VolumeParts, *, repair: bool, progress: Progress | None) -> Che
         if progress is not None:
             progress(number, len(keys))
         found, count = _check_artifact(parts, key)
+        if found:
+            # Row, history and file were looked at one after the other: only what
+            # is still so with all writers kept out is a finding.
+            with parts.gate.held(GATE_WAIT_S):
+                found, count = _check_artifact(parts, key)
         generations += count
         artifacts += bool(count)
         findings += _repaired(parts, key, found) if repair else found
@@ -100,7 +106,7 @@ def _check_file(
     except WriterPresent:
         yield CheckFinding("note", name, "is being written from outside right now")
         return
-    except (CoherenceError, OSError, SymlinkFound) as error:
+    except (CoherenceError, OSError) as error:
         yield CheckFinding("note", name, f"cannot be read as a file: {error}")
         return
     try:
@@ -138,6 +144,8 @@ def _repaired(
 def _recover(parts: VolumeParts, key: ArtifactKey) -> None:
     """Go on counting above all that is known, and give up contents that are damaged."""
     with parts.gate.held(GATE_WAIT_S):
+        if not any(f.severity == "damage" for f in _check_artifact(parts, key)[0]):
+            return
         at_least = 0
         try:
             row = parts.sidecar.artifact(key)

@@ -23,10 +23,11 @@ from coherent_volume.errors import (
     CoherenceError,
     ConflictError,
     ForeignEditError,
+    SymlinkError,
     UnconfirmedError,
     from_os_error,
 )
-from coherent_volume.files import SymlinkFound, WriterPresent
+from coherent_volume.files import WriterPresent
 from coherent_volume.gating import remember, settled_heads
 from coherent_volume.install import (
     Outcome,
@@ -43,7 +44,8 @@ from coherent_volume.model import ABSENT_DIGEST, ArtifactKey, Commit, Digest
 from coherent_volume.parts import VolumeParts
 from coherent_volume.paths import shown
 from coherent_volume.records import OUTSIDE, ArtifactRow, Publication, SeenRow
-from coherent_volume.recovery import Head, content_of
+from coherent_volume.recovery import Head
+from coherent_volume.remake import content_of
 from coherent_volume.syscalls import openat2
 
 __all__ = ["commit"]
@@ -72,8 +74,10 @@ def commit(parts: VolumeParts, intents: Sequence[Intent]) -> list[Commit]:
                     raise
                 with contextlib.ExitStack() as stack:
                     places = [
-                        stack.enter_context(place_for(parts, intent.key, intent.staged is not None))
-                        for intent in intents
+                        stack.enter_context(
+                            place_for(parts, head.key, head.look, intent.staged is not None)
+                        )
+                        for intent, head in zip(intents, heads, strict=True)
                     ]
                     done, raced = _publish_and_install(parts, intents, heads, places)
             if raced is not None:
@@ -111,7 +115,7 @@ def _attributes(parts: VolumeParts, key: ArtifactKey) -> Attributes | None:
         descriptor = openat2(parts.root.descriptor, key, flags)
     except OSError as error:
         if error.errno == errno.ELOOP:
-            raise SymlinkFound from None
+            raise SymlinkError("a symbolic link stands on the way", path=shown(key)) from None
         if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ENXIO):
             return None
         raise
@@ -183,6 +187,7 @@ def _publish_and_install(
             session.name,
             head.generation,
             installed=installed,
+            epoch=head.epoch,
         )
         if after is not None and raced is None:
             raced = (intent, commits[intent.key], after)
@@ -214,6 +219,7 @@ def _unchanged(parts: VolumeParts, intent: Intent, head: Head) -> Commit:
         parts.session.name,
         head.generation,
         changed=False,
+        epoch=head.epoch,
     )
 
 
@@ -268,7 +274,7 @@ def _bring_up_to_date(parts: VolumeParts, intent: Intent, head: Head, generation
             now.st_uid,
             now.st_gid,
         ):
-            parts.staging.give_attributes(staged, Attributes.of(head.look.descriptor, now))
+            parts.staging.give_attributes(staged.stage, Attributes.of(head.look.descriptor, now))
 
 
 def _install_one(
@@ -313,7 +319,7 @@ def _raced_error(
     outside = (
         f"the outside bytes are generation {current}"
         if current != stands.generation
-        else "the outside bytes are still being written"
+        else "what is outside is being written, or is no regular file"
     )
     content = content_of(parts, intent.key, row.id, stands.generation)
     kept = None

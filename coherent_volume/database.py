@@ -276,12 +276,25 @@ class Database:
 
     def close(self) -> None:
         """Close both connections, under the gate; the next use opens them again."""
-        with self._read_lock, contextlib.suppress(sqlite3.Error):
+        with self._read_lock:
+            self._close()
+
+    def _close(self) -> None:
+        with contextlib.suppress(sqlite3.Error):
             if self._writer is not None:
                 self._writer.close()
             if self._reader is not None:
                 self._reader.close()
-            self._writer = self._reader = None
+        self._writer = self._reader = None
+
+    def close_for_fork(self) -> None:
+        """Close, and keep other threads from opening again until ``forked``."""
+        self._read_lock.acquire()
+        self._close()
+
+    def forked(self) -> None:
+        """After a fork, in the parent: connections may be opened again."""
+        self._read_lock.release()
 
     def become_child(self) -> None:
         """After a fork, in the child: the lock may be held by a lost thread."""

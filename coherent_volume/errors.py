@@ -45,6 +45,7 @@ __all__ = [
     "SchemaVersionError",
     "StaleGenerationError",
     "StorageError",
+    "SymlinkError",
     "UnavailableError",
     "UnconfirmedError",
     "UnsupportedFilesystemError",
@@ -271,6 +272,13 @@ class OutsideRootError(UsageError):
     default_advice = "Name a path below the root; links that lead out of it are not followed."
 
 
+class SymlinkError(OutsideRootError):
+    """A symbolic link stands in the way and was not followed."""
+
+    reason = "symbolic_link"
+    default_advice = "Name the link's target, or move the link away."
+
+
 class NotPermittedError(UsageError):
     """The operating system denies access, or the file system is read-only."""
 
@@ -345,7 +353,9 @@ def from_os_error(error: OSError, path: str | None, step: str) -> CoherenceError
             advice="A name has at most 255 bytes, a path at most 4095.",
         )
     if number in (errno.EXDEV, errno.ELOOP):
-        return OutsideRootError("a symbolic link on the way is not followed", path=path)
+        return OutsideRootError("a link or a mount on the way leads elsewhere", path=path)
+    if number == errno.EBADF:
+        return ClosedError("the volume was closed by another thread", path=path)
     if number in _MISPLACED:
         return NotRegularFileError(f"could not {step}: {reason}", path=path, found="a directory")
     return StorageError(f"could not {step}: {reason}", path=path, step=step, errno=number)

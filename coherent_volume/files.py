@@ -19,13 +19,14 @@ import fcntl
 import os
 import signal
 import stat
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from coherent_volume.digest import digest_of, digest_of_chunks
-from coherent_volume.errors import BusyError, NotRegularFileError
+from coherent_volume.errors import BusyError, NotRegularFileError, SymlinkError
 from coherent_volume.identity import describe_holder_of_file
 from coherent_volume.model import ABSENT_DIGEST, ArtifactKey, Digest
 from coherent_volume.paths import kind_of, shown
@@ -39,10 +40,10 @@ __all__ = [
     "Fingerprint",
     "Look",
     "Looks",
-    "SymlinkFound",
     "WriterPresent",
     "chunks_of",
     "drop_lease",
+    "is_immutable",
     "lease_unbroken",
     "look",
     "looks",
@@ -64,16 +65,14 @@ HELD_OPEN_WAIT_S = 0.5
 _PAUSE_S = 0.002
 _LOOKS_MAX = 10
 
+_FS_IOC_GETFLAGS = 0x80086601
+_IMMUTABLE_OR_APPEND_ONLY = 0x30
 _OPEN = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY
 _F_SETLEASE = fcntl.F_SETLEASE
 _F_SETSIG = fcntl.F_SETSIG
 # The default signal of a lease, SIGIO, kills a process that has no handler.
 # SIGURG is ignored by default.
 _SIGNAL = int(signal.SIGURG)
-
-
-class SymlinkFound(Exception):
-    """A symbolic link stands on the way; the caller follows it on purpose."""
 
 
 class WriterPresent(Exception):
@@ -160,7 +159,7 @@ def look(root: int, key: ArtifactKey, *, keep: bool = True, beside_writer: bool 
         if error.errno == errno.ENOTDIR:
             return absent()
         if error.errno == errno.ELOOP:
-            raise SymlinkFound from None
+            raise SymlinkError("a symbolic link stands on the way", path=shown(key)) from None
         if error.errno == errno.ENXIO:
             raise NotRegularFileError(
                 "a socket stands where the artifact should be", path=shown(key), found="a socket"
@@ -249,6 +248,15 @@ def looks(found: os.stat_result) -> Looks:
         found.st_mtime_ns,
         found.st_ctime_ns,
     )
+
+
+def is_immutable(descriptor: int) -> bool:
+    """Whether the inode may not be moved or removed (chattr +i, +a)."""
+    try:
+        flags = fcntl.ioctl(descriptor, _FS_IOC_GETFLAGS, bytes(8))
+    except OSError:
+        return False  # the file system has no such flags
+    return bool(int.from_bytes(flags[:4], sys.byteorder) & _IMMUTABLE_OR_APPEND_ONLY)
 
 
 def drop_lease(descriptor: int) -> None:

@@ -12,6 +12,7 @@ import contextlib
 import os
 import weakref
 
+from coherent_volume.database import Database
 from coherent_volume.errors import CoherenceError
 from coherent_volume.locks import FairLock
 from coherent_volume.parts import VolumeParts
@@ -22,6 +23,7 @@ _WAIT_S = 2.0
 
 _open_volumes: weakref.WeakSet[VolumeParts] = weakref.WeakSet()
 _held: list[FairLock] = []
+_closed: list[Database] = []
 
 
 def watch_forks(parts: VolumeParts) -> None:
@@ -41,10 +43,13 @@ def _before() -> None:
             with contextlib.suppress(CoherenceError):
                 parts.gate.acquire(_WAIT_S)
                 _held.append(parts.gate)
-        parts.sidecar.database.close()
+        parts.sidecar.database.close_for_fork()
+        _closed.append(parts.sidecar.database)
 
 
 def _in_parent() -> None:
+    while _closed:
+        _closed.pop().forked()
     while _held:
         _held.pop().release()
 
@@ -53,6 +58,7 @@ def _in_child() -> None:
     # The gate's own hook has let go of the inherited descriptor already;
     # releasing it here would unlock it for the parent as well.
     _held.clear()
+    _closed.clear()
     for parts in list(_open_volumes):
         parts.become_child()
 

@@ -11,6 +11,8 @@ import functools
 import os
 from dataclasses import dataclass
 
+from coherent_volume.errors import printable
+
 __all__ = [
     "ProcessIdentity",
     "ancestors",
@@ -110,7 +112,7 @@ def describe_holder_of_file(device: int, inode: int) -> str:
 
 def _describe(pid: int) -> str:
     command = command_of(pid)
-    return f"pid {pid} ({command})" if command else f"pid {pid}"
+    return f"pid {pid} ({printable(command)})" if command else f"pid {pid}"
 
 
 def _entries(directory: str) -> list[str]:

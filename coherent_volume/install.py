@@ -13,18 +13,22 @@ import contextlib
 import enum
 import errno
 import os
+import stat
 from collections.abc import Iterator
 
 from coherent_volume import points
+from coherent_volume.errors import UnsupportedFilesystemError
 from coherent_volume.files import (
     Look,
     WriterPresent,
+    is_immutable,
     lease_unbroken,
     look_at,
     looks,
 )
 from coherent_volume.model import ArtifactKey, Digest
 from coherent_volume.parts import Displaced, VolumeParts, now_ns
+from coherent_volume.paths import shown
 from coherent_volume.records import (
     OUTSIDE,
     ArtifactRow,
@@ -161,18 +165,42 @@ def install(
 
 
 @contextlib.contextmanager
-def place_for(parts: VolumeParts, key: ArtifactKey, make: bool) -> Iterator[tuple[int, bytes]]:
-    """The open directory and name for an install, known to be writable.
+def place_for(
+    parts: VolumeParts, key: ArtifactKey, judged: Look, make: bool
+) -> Iterator[tuple[int, bytes]]:
+    """The open directory and name for an install, known to admit the exchange.
 
     Asked before the commit point: a commit that can never be made visible must
-    be refused, not acknowledged. Raises PermissionError, NotRegularFileError.
+    be refused, not acknowledged. Raises PermissionError, NotRegularFileError,
+    UnsupportedFilesystemError.
     """
     with parts.root.parent_of(key, make=make) as (folder, name):
+        found = os.fstat(folder)
+        if found.st_dev != parts.staging.device:
+            raise UnsupportedFilesystemError(
+                "the directory lies on another file system than the volume's root",
+                path=shown(key),
+                advice="Make that file system a volume of its own, or exclude it from managed.",
+                filesystem="another mount",
+            )
         if not os.access(b".", os.W_OK | os.X_OK, dir_fd=folder, effective_ids=True):
             read_only = os.fstatvfs(folder).f_flag & os.ST_RDONLY
             number = errno.EROFS if read_only else errno.EACCES
             raise PermissionError(number, os.strerror(number))
+        if _is_protected(folder, found, judged):
+            raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
         yield folder, name
+
+
+def _is_protected(folder: int, found: os.stat_result, judged: Look) -> bool:
+    """Whether the file cannot be moved though its directory is writable."""
+    if not judged.exists:
+        return False
+    me = os.geteuid()
+    owners = (0, found.st_uid, judged.stat.st_uid)
+    if found.st_mode & stat.S_ISVTX and me not in owners:
+        return True
+    return is_immutable(judged.descriptor) or is_immutable(folder)
 
 
 def _move(parts: VolumeParts, folder: int, name: bytes, record: InstallRow) -> None:
@@ -208,18 +236,10 @@ def put_back(
     Returns the artifact's row afterwards.
     """
     while True:
-        descriptor = parts.staging.open_stage(record.stage)
-        try:
-            foreign = look_at(descriptor, key)
-        except WriterPresent:
-            os.close(descriptor)
-            # Being written at this moment: its bytes are no whole yet. Back
-            # with it unpublished; the next look waits for the writer.
+        foreign = _look_at_displaced(parts, key, record)
+        if foreign is None:
             _swap_back(parts, key, record)
             return row
-        except BaseException:
-            os.close(descriptor)
-            raise
         try:
             row, back = _publish_foreign(parts, key, row, record, foreign)
             # Crash here: the foreign bytes are a generation; recovery puts
@@ -231,6 +251,26 @@ def put_back(
         if outcome is not Outcome.RACED:
             return row
         record = back
+
+
+def _look_at_displaced(parts: VolumeParts, key: ArtifactKey, record: InstallRow) -> Look | None:
+    """The displaced file as a whole; None when it cannot be a generation (yet).
+
+    Being written at this moment, its bytes are no whole; and a directory or a
+    link that took the name has no bytes. Either goes back where it was.
+    """
+    found = parts.staging.look(record.stage)
+    if found is None or not stat.S_ISREG(found.st_mode):
+        return None
+    descriptor = parts.staging.open_stage(record.stage)
+    try:
+        return look_at(descriptor, key)
+    except WriterPresent:
+        os.close(descriptor)
+        return None
+    except BaseException:
+        os.close(descriptor)
+        raise
 
 
 def _publish_foreign(

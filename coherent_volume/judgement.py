@@ -108,8 +108,9 @@ def _judge_view(parts: VolumeParts, intent: Intent, head: Head) -> None:
         return
     if base.epoch < head.epoch:
         # The bytes may be the same, so that a read from memory would not notice
-        # the new epoch: forget the view, and the next read goes to the records.
-        parts.session.seen_here.pop(head.key, None)
+        # the new epoch. An equal view that is another object makes the next read
+        # go to the records; the view itself stays, and so does the refusal.
+        parts.session.seen_here[head.key] = base._replace()
         raise FencedError(
             f"ownership was taken away since you looked (your epoch {base.epoch},"
             f" now {head.epoch})",

@@ -64,7 +64,7 @@ class Lease:
         self._parts.leases.discard(self)
         try:
             with self._parts.gate.held(GATE_WAIT_S):
-                self._parts.sidecar.release(self._artifact, self.epoch)
+                self._parts.sidecar.release(self._artifact, hold.name)
         finally:
             hold.release()
 
@@ -108,10 +108,13 @@ def _grant(parts: VolumeParts, key: ArtifactKey, ttl: float) -> Lease:
             row = parts.sidecar.ensure_row(key, head.digest, data, size, parts.boot)
         found = parts.sidecar.lease(row.id)
         epoch = row.epoch
-        if found is not None and found.session != parts.session.name:
+        if found is not None:
+            # Also from this very session: the end of an inner lease would end
+            # the outer one with nobody told.
             if is_live(parts, found):
                 raise _leased(key, found)
-            epoch += 1  # ownership is taken away: its holder may still wake up
+            if found.session != parts.session.name:
+                epoch += 1  # ownership is taken away: its holder may still wake up
         name = f"{row.id}.{parts.staging.next_name()}"
         hold = LeaseHold(os.path.join(parts.directory, "leases", name))
         try:
@@ -148,7 +151,7 @@ def break_lease(parts: VolumeParts, key: ArtifactKey) -> bool:
         if found is None:
             return False
         parts.sidecar.grant(found._replace(epoch=head.row.epoch + 1), head.row, None)
-        parts.sidecar.release(head.row.id, head.row.epoch + 1)
+        parts.sidecar.release(head.row.id, found.hold)
         return True
 
 

@@ -22,6 +22,7 @@ from coherent_volume.identity import describe_holder_of_lock
 
 __all__ = ["GATE_WAIT_S", "FairLock", "LeaseHold", "Presence", "is_present", "lifecycle_lock"]
 
+_CLOSE_WAIT_S = 1.0
 GATE_WAIT_S = 10.0
 """How long a writer waits for the gate before it is told who holds it."""
 
@@ -37,6 +38,7 @@ class FairLock:
         self._path = path
         # Threads pass a shared descriptor's flock, so they queue here first.
         self._mutex = threading.Lock()
+        self._held = False
         self._descriptor = -1
         self._waiter: _Waiter | None = None
         _all_locks.add(self)
@@ -48,10 +50,11 @@ class FairLock:
                 "another thread of this process holds the lock of this volume",
                 holder=f"pid {os.getpid()}",
             )
+        self._held = True
         try:
             if self._descriptor < 0:
                 self._descriptor = _open(self._path)
-            if self._waiter is None or not self._waiter.busy:
+            if self._waiter is None or self._waiter.is_idle():
                 try:
                     fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 except BlockingIOError:
@@ -60,6 +63,10 @@ class FairLock:
                     return
             self._wait(timeout_s)
         except BaseException:
+            # An interrupt may come between the lock and the return.
+            if self._descriptor >= 0 and (self._waiter is None or self._waiter.is_idle()):
+                fcntl.flock(self._descriptor, fcntl.LOCK_UN)
+            self._held = False
             self._mutex.release()
             raise
 
@@ -77,9 +84,14 @@ class FairLock:
             )
 
     def release(self) -> None:
-        """Give the lock to the next in line."""
-        fcntl.flock(self._descriptor, fcntl.LOCK_UN)
-        self._mutex.release()
+        """Give the lock to the next in line; nothing in a child forked meanwhile."""
+        if not self._held:
+            return
+        try:
+            fcntl.flock(self._descriptor, fcntl.LOCK_UN)
+        finally:
+            self._held = False
+            self._mutex.release()
 
     @contextlib.contextmanager
     def held(self, timeout_s: float) -> Iterator[None]:
@@ -91,14 +103,22 @@ class FairLock:
             self.release()
 
     def close(self) -> None:
-        """Let go of the descriptor; the lock can be used again afterwards."""
-        with self._mutex:
+        """Let go of the descriptor; the lock can be used again afterwards.
+
+        A lock that another thread (or the very code that closes) still holds is
+        left open: waiting for it here could wait for ourselves.
+        """
+        if not self._mutex.acquire(timeout=_CLOSE_WAIT_S):
+            return
+        try:
             if self._waiter is not None:
                 self._waiter.stop()
                 self._waiter = None
             elif self._descriptor >= 0:
                 os.close(self._descriptor)
             self._descriptor = -1
+        finally:
+            self._mutex.release()
 
     def forget_after_fork(self) -> None:
         """Start anew in a forked child."""
@@ -108,6 +128,7 @@ class FairLock:
         if self._descriptor >= 0:
             os.close(self._descriptor)
         self._descriptor = -1
+        self._held = False
         self._mutex = threading.Lock()
         self._waiter = None
 
@@ -134,7 +155,11 @@ class _Waiter:
             if not self.busy:
                 self.busy = True
                 self._asked.release()
-        self._granted.wait(timeout_s)
+        try:
+            self._granted.wait(timeout_s)
+        except BaseException:
+            self._withdraw()
+            raise
         with self._state:
             if not self._granted.is_set():
                 self._wanted = False
@@ -145,6 +170,18 @@ class _Waiter:
                 f"could not lock the volume: {failure.strerror}", step="lock", errno=failure.errno
             ) from failure
         return True
+
+    def _withdraw(self) -> None:
+        """An interrupt ended the wait: nobody is there to be given the lock."""
+        with self._state:
+            if self._granted.is_set():
+                fcntl.flock(self._descriptor, fcntl.LOCK_UN)
+            self._wanted = False
+
+    def is_idle(self) -> bool:
+        """Whether no wait is under way, abandoned or not."""
+        with self._state:
+            return not self.busy
 
     def stop(self) -> None:
         """End the thread; it closes the descriptor, which frees the lock."""
@@ -165,12 +202,14 @@ class _Waiter:
             except OSError as error:
                 failure = error
             with self._state:
-                self.busy = False
                 if self._wanted:
                     self._failure = failure
                     self._granted.set()
                 elif failure is None:
+                    # Before we are idle again: whoever sees that tries the same
+                    # descriptor, and would be unlocked by us.
                     fcntl.flock(self._descriptor, fcntl.LOCK_UN)
+                self.busy = False
 
 
 _all_locks: weakref.WeakSet[FairLock] = weakref.WeakSet()
@@ -244,6 +283,7 @@ class LeaseHold:
         # Imported here: 40 ms, and only those who lease need it.
         import portalocker
 
+        self.name = os.path.basename(path)
         self._path = path
         self._lock = portalocker.Lock(
             path, mode="a", flags=portalocker.LOCK_EX | portalocker.LOCK_NB, timeout=0

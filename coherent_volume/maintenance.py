@@ -248,8 +248,6 @@ def dispose(parts: VolumeParts, displaced: Displaced) -> bool:
 
 
 def _is_known(parts: VolumeParts, record: InstallRow, descriptor: int) -> bool:
-    if record.staged is not None and os.fstat(descriptor).st_ino == record.staged.inode:
-        return True
     digest = digest_of_chunks(chunks_of(descriptor))
     return digest == record.previous_digest or parts.sidecar.knows_digest(record.artifact, digest)
 

@@ -84,6 +84,7 @@ class Commit:
     base: int
     changed: bool = True
     installed: bool = True
+    epoch: int = 0
 
 
 @dataclass(frozen=True, slots=True)

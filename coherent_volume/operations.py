@@ -97,7 +97,9 @@ def rename(parts: VolumeParts, source: ArtifactKey, target: ArtifactKey) -> Comm
         seen = parts.session.seen(source)
         # What is copied is what was read just now: the claim is that the
         # session's view is that, and that it still is when the commit is judged.
-        base = reading.seen if seen and seen.digest == reading.seen.digest else seen
+        base = seen
+        if seen is not None and seen.digest == reading.seen.digest:
+            base = reading.seen._replace(epoch=seen.epoch)
         content = look.data if look.data is not None else chunks_of(look.descriptor)
         arrival = Intent(target, "rename", content, Expectation.ABSENT, attributes_of=source)
         departure = Intent(source, "rename", None, Expectation.SEEN, base)
@@ -228,17 +230,16 @@ def seen_of(parts: VolumeParts, key: ArtifactKey, base: Base) -> SeenRow:
 
     Raises UsageError for a bare 0: generation 0 is told apart by its digest.
     """
-    if isinstance(base, Observation):
+    if isinstance(base, Observation | Commit):
         return SeenRow(base.generation, Digest(bytes.fromhex(base.digest)), base.epoch)
-    row = parts.sidecar.artifact(key)
-    epoch = row.epoch if row else 0
-    if isinstance(base, Commit):
-        return SeenRow(base.generation, Digest(bytes.fromhex(base.digest)), epoch)
     if type(base) is not int or not 0 <= base < 1 << 63:
         raise UsageError(f"a base is an Observation, a Commit or a generation, not {base!r}")
     seen = parts.session.seen(key)
     if seen is not None and seen.generation == base:
         return seen
+    row = parts.sidecar.artifact(key)
+    # A bare number says nothing of ownership: what the session knows counts.
+    epoch = seen.epoch if seen else row.epoch if row else 0
     kept = parts.sidecar.generation(row.id, base) if row else None
     if kept is not None:
         return SeenRow(base, kept.digest, epoch)

@@ -61,8 +61,9 @@ class Root:
         self._without_volume: set[bytes] = set()
 
     def close(self) -> None:
-        """Let go of the descriptor."""
-        os.close(self.descriptor)
+        """Let go of the descriptor; late use by another thread finds none."""
+        descriptor, self.descriptor = self.descriptor, -1
+        os.close(descriptor)
 
     # ── names ────────────────────────────────────────────────────────────────
 

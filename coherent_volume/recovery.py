@@ -16,19 +16,19 @@ may be a person's checkout. Upholds I2, I7 and I8.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
-from collections.abc import Iterable, Iterator
+import stat
 from dataclasses import dataclass
 
 from coherent_volume import points
 from coherent_volume.attributes import Attributes, Witness
-from coherent_volume.errors import DamagedError, NotFoundError
-from coherent_volume.files import CHUNK, Look, chunks_of, look, look_at
+from coherent_volume.errors import DamagedError
+from coherent_volume.files import Look, look, look_at
 from coherent_volume.install import (
     Outcome,
     install,
-    install_row,
     keep_history,
     previous_of,
     publish,
@@ -38,8 +38,9 @@ from coherent_volume.model import ABSENT_DIGEST, ArtifactKey, Digest
 from coherent_volume.parts import Displaced, VolumeParts
 from coherent_volume.paths import shown
 from coherent_volume.records import OUTSIDE, ArtifactRow, InstallRow, Publication
+from coherent_volume.remake import after_another_boot, make_again
 
-__all__ = ["Head", "Vanished", "content_of", "recover_from_file", "settle"]
+__all__ = ["Head", "Vanished", "recover_from_file", "settle"]
 
 _log = logging.getLogger("coherent_volume")
 
@@ -90,7 +91,7 @@ def settle(parts: VolumeParts, key: ArtifactKey, *, absent_for_sure: bool) -> He
     """
     row, pending = parts.sidecar.current(key, gated=True)
     if row is not None and row.boot != parts.boot:
-        row = _after_another_boot(parts, key, row)
+        row = after_another_boot(parts, key, row)
     elif row is not None and pending is not None:
         row = _finish_install(parts, key, row, pending)
     seen = look(parts.root.descriptor, key)
@@ -217,12 +218,18 @@ def _untouched(parts: VolumeParts, key: ArtifactKey, pending: InstallRow) -> boo
         found = os.stat(key, dir_fd=parts.root.descriptor, follow_symlinks=False)
     except (FileNotFoundError, NotADirectoryError):
         return pending.previous is None and pending.staged is not None
-    return pending.previous == (
-        found.st_ino,
-        found.st_mtime_ns,
-        found.st_ctime_ns,
-        found.st_size,
-    )
+    previous = pending.previous
+    if previous is None or (found.st_ino, found.st_mtime_ns, found.st_size) != (
+        previous.inode,
+        previous.mtime_ns,
+        previous.size,
+    ):
+        return False
+    if found.st_ctime_ns == previous.ctime_ns:
+        return True
+    # Its mode, owner or links changed since: that alone is no edit.
+    with contextlib.closing(look(parts.root.descriptor, key, keep=False)) as seen:
+        return seen.digest == pending.previous_digest
 
 
 def _judge_displaced(
@@ -240,6 +247,8 @@ def _judge_displaced(
         previous.size,
     ):
         return row
+    if not stat.S_ISREG(staged.st_mode):
+        return put_back(parts, key, row, pending)
     descriptor = parts.staging.open_stage(pending.stage)
     try:
         displaced = look_at(descriptor, key, keep=False)
@@ -269,14 +278,18 @@ def _install_again(
         parts.sidecar.forget_installs([pending])
         return row
     if staged is None and pending.staged is not None:
-        return _make_again(parts, key, row, [pending])
+        return make_again(parts, key, row, [pending])
     leased = None
     if pending.previous is not None:
         leased = look(parts.root.descriptor, key, keep=False)
-        if previous_of(leased) != pending.previous:
-            leased.close()
-            return row
     try:
+        if leased is not None:
+            if not leased.exists or leased.digest != pending.previous_digest:
+                return row
+            pending = pending._replace(previous=previous_of(leased))
+            if pending.staged is not None:
+                now = Attributes.of(leased.descriptor, leased.stat)
+                parts.staging.give_attributes(pending.stage, now)
         outcome = install(parts, key, pending, leased)
     finally:
         if leased is not None:
@@ -285,110 +298,3 @@ def _install_again(
     if outcome is Outcome.RACED:
         return put_back(parts, key, row, pending)
     return row
-
-
-# ── after a power loss ───────────────────────────────────────────────────────
-
-
-def _after_another_boot(parts: VolumeParts, key: ArtifactKey, row: ArtifactRow) -> ArtifactRow:
-    """Installs of an earlier boot: the visible file may be old, torn or missing."""
-    installs = parts.sidecar.installs(row.id)
-    if not installs:
-        return row
-    seen = look(parts.root.descriptor, key)
-    try:
-        if seen.digest == row.digest:
-            _forget(parts, installs)
-            return row
-        if not _is_ours(seen, row, installs):
-            _forget(parts, installs)
-            return row  # a foreign edit since; the caller adopts it
-        _keep_aside(parts, key, row, seen)
-    finally:
-        seen.close()
-    return _make_again(parts, key, row, installs)
-
-
-def _is_ours(seen: Look, row: ArtifactRow, installs: list[InstallRow]) -> bool:
-    if not seen.exists:
-        # An unfinished create; a replaced file is never absent, because the
-        # exchange of names is atomic in the journal.
-        return row.exists and any(i.previous is None for i in installs)
-    inodes = {(i.staged.inode, i.staged.mtime_ns) for i in installs if i.staged}
-    inodes |= {(i.previous.inode, i.previous.mtime_ns) for i in installs if i.previous}
-    return (seen.stat.st_ino, seen.stat.st_mtime_ns) in inodes
-
-
-def _keep_aside(parts: VolumeParts, key: ArtifactKey, row: ArtifactRow, seen: Look) -> None:
-    """Keep bytes that are about to be replaced and that no generation has."""
-    if not seen.exists or parts.sidecar.knows_digest(row.id, seen.digest):
-        return
-    if seen.data is not None and not seen.data.strip(b"\0"):
-        return
-    kept = parts.staging.keep(
-        key, chunks_of(seen.descriptor), "power-loss", row.generation, seen.digest
-    )
-    _log.warning("%s: bytes found after a power loss are kept in %s", shown(key), kept)
-
-
-def _make_again(
-    parts: VolumeParts, key: ArtifactKey, row: ArtifactRow, installs: list[InstallRow]
-) -> ArtifactRow:
-    """Make the visible file anew from the records' content."""
-    seen = look(parts.root.descriptor, key, keep=False)
-    try:
-        if row.exists:
-            attributes = Attributes.of(seen.descriptor, seen.stat) if seen.exists else None
-            content = content_of(parts, key, row.id, row.generation)
-            made = parts.staging.stage(key, row.generation, content, attributes, history=False)
-            stage, inode = made.stage, made.inode
-        else:
-            stage, inode = parts.staging.next_name(), None
-        again = install_row(
-            parts, stage, inode, previous_of(seen), row, seen.digest, row.generation
-        )
-        parts.sidecar.replace_installs(installs, again)
-        parts.displaced.extend(Displaced(i) for i in installs)
-        _log.warning("%s: generation %d was made visible again", shown(key), row.generation)
-        outcome = install(parts, key, again, seen)
-    finally:
-        seen.close()
-    points.reached("healed")
-    if outcome is Outcome.RACED:
-        return put_back(parts, key, row, again)
-    return row
-
-
-def _forget(parts: VolumeParts, installs: list[InstallRow]) -> None:
-    parts.displaced.extend(Displaced(i) for i in installs)
-    parts.sidecar.forget_installs(installs)
-
-
-def content_of(
-    parts: VolumeParts, key: ArtifactKey, artifact: int, generation: int
-) -> bytes | Iterable[bytes]:
-    """The content of a kept generation; large content as chunks.
-
-    Raises NotFoundError when it is pruned, DamagedError when its object is gone.
-    """
-    found = parts.sidecar.content(artifact, generation)
-    if found is None:
-        raise NotFoundError(
-            f"generation {generation} is no longer kept", path=shown(key), generation=generation
-        )
-    content, stored = found
-    if stored is None:
-        return content or b""
-    try:
-        descriptor = parts.staging.open_object(stored)
-    except FileNotFoundError:
-        raise DamagedError(
-            f"the content of generation {generation} is missing from objects/", path=shown(key)
-        ) from None
-    return _chunks_and_close(descriptor)
-
-
-def _chunks_and_close(descriptor: int) -> Iterator[bytes]:
-    with os.fdopen(descriptor, "rb", buffering=0) as file:
-        while chunk := file.read(CHUNK):
-            yield chunk

@@ -151,10 +151,10 @@ class Sidecar(Ledger):
                     (lease.epoch, observer, row.id, row.epoch),
                 )
 
-    def release(self, artifact: int, epoch: int) -> None:
-        """Gated: the lease granted in *epoch* ends; a later one is left alone."""
+    def release(self, artifact: int, hold: str) -> None:
+        """Gated: the lease with this *hold* ends; a later one is left alone."""
         with self.database.transaction(durable=False) as connection:
-            connection.execute("DELETE FROM lease WHERE artifact=? AND epoch=?", (artifact, epoch))
+            connection.execute("DELETE FROM lease WHERE artifact=? AND hold=?", (artifact, hold))
 
     # ── publishing ───────────────────────────────────────────────────────────
 
@@ -185,7 +185,10 @@ class Sidecar(Ledger):
                         publication.row.epoch if publication.row else 0,
                     )
                     _insert_observation(connection, publication.observer, artifact, seen)
-                dropped += _prune(connection, artifact, publication.generation, now, retention)
+                if publication.kind != "foreign":
+                    # An outside edit may follow a commit that it raced, whose
+                    # author must still be handed its content.
+                    dropped += _prune(connection, artifact, publication.generation, now, retention)
         return rows, dropped
 
     def prune_aged(self, before: int, most: int) -> list[str | None]:

@@ -59,12 +59,15 @@ class Staging:
         self._counter = itertools.count()
         self._spares: deque[tuple[str, Looks]] = deque()
         self.staging = os.open(os.path.join(directory, "staging"), _DIRECTORY)
+        self.device = os.fstat(self.staging).st_dev
         self.objects = os.open(os.path.join(directory, "objects"), _DIRECTORY)
         self.refused = os.open(os.path.join(directory, "refused"), _DIRECTORY)
 
     def close(self) -> None:
-        """Let go of the three directories."""
-        for descriptor in (self.staging, self.objects, self.refused):
+        """Let go of the three directories; late use by another thread finds none."""
+        descriptors = (self.staging, self.objects, self.refused)
+        self.staging = self.objects = self.refused = -1
+        for descriptor in descriptors:
             os.close(descriptor)
 
     def renew_token(self) -> None:
@@ -188,9 +191,9 @@ class Staging:
         finally:
             os.close(descriptor)
 
-    def give_attributes(self, staged: StagedContent, attributes: Attributes) -> None:
+    def give_attributes(self, stage: str, attributes: Attributes) -> None:
         """Let a staged file have *attributes*: the target's changed meanwhile."""
-        descriptor = os.open(staged.stage, os.O_RDONLY | os.O_CLOEXEC, dir_fd=self.staging)
+        descriptor = os.open(stage, os.O_RDONLY | os.O_CLOEXEC, dir_fd=self.staging)
         try:
             give(descriptor, attributes)
         finally:
@@ -232,7 +235,7 @@ class Staging:
 
     def discard(self, stage: str) -> None:
         """Remove a staged file, if it is still there."""
-        with contextlib.suppress(FileNotFoundError):
+        with contextlib.suppress(FileNotFoundError, IsADirectoryError):
             os.unlink(stage, dir_fd=self.staging)
 
     def look(self, stage: str) -> os.stat_result | None:
@@ -263,6 +266,10 @@ class Staging:
             self.refused = os.open(os.path.join(self._directory, "refused"), _DIRECTORY)
             os.rename(stage, label, src_dir_fd=self.staging, dst_dir_fd=self.refused)
         os.utime(label, dir_fd=self.refused)
+        # Without its witness: a person may move it back into place by hand, and
+        # then it must not claim to be a generation that was refused.
+        with contextlib.suppress(OSError):
+            os.removexattr(os.path.join(self._directory, "refused", label), WITNESS)
         return f".coherence/refused/{label}"
 
     def keep(

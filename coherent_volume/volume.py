@@ -47,8 +47,8 @@ class CoherentVolume:
 
     It remembers which generation of which file this session saw and makes every
     write a compare-and-swap against that: a stale one raises ConflictError,
-    changes nothing, and keeps the refused content. A context manager; threads
-    may share it, a forked child becomes a session of its own.
+    changes nothing, and keeps the refused content. Threads may share it, and a
+    forked child becomes a session of its own.
 
     *managed* are gitignore-style globs; with them the volume is made if there
     is none, without them an existing one is opened. *session* names the session
@@ -120,9 +120,8 @@ class CoherentVolume:
         """Make *data* the next generation of *path*, or change nothing.
 
         It must be derived from the current generation: *base*, or what this
-        session saw last; a name that it never saw is created. *overwrite*
-        replaces whatever is there. Raises ConflictError (reacquire, derive
-        again), UnavailableError (try again), UnconfirmedError (ask the state).
+        session saw last; a free name is created. *overwrite* replaces whatever is
+        there. Raises ConflictError, UnavailableError, UnconfirmedError.
         """
         content = as_bytes(data)
         return self._commit(
@@ -140,11 +139,11 @@ class CoherentVolume:
         overwrite: bool = False,
     ) -> Commit:
         """As ``write``, with the content read from *source* in chunks."""
+        chunks = iter(lambda: source.read(CHUNK), b"")
         return self._commit(
             path,
-            lambda parts, key: operations.write(
-                parts, key, iter(lambda: source.read(CHUNK), b""), base, overwrite=overwrite
-            ),
+            lambda parts, key: operations.write(parts, key, chunks, base, overwrite=overwrite),
+            once=True,
         )
 
     def create(self, path: PathArgument, data: str | bytes) -> Commit:
@@ -154,9 +153,9 @@ class CoherentVolume:
 
     def create_from(self, path: PathArgument, source: BinaryIO) -> Commit:
         """As ``create``, with the content read from *source* in chunks."""
+        chunks = iter(lambda: source.read(CHUNK), b"")
         return self._commit(
-            path,
-            lambda parts, key: operations.create(parts, key, iter(lambda: source.read(CHUNK), b"")),
+            path, lambda parts, key: operations.create(parts, key, chunks), once=True
         )
 
     def append(self, path: PathArgument, data: str | bytes) -> Commit:
@@ -185,20 +184,14 @@ class CoherentVolume:
         *,
         renew: bool = True,
     ) -> Commit:
-        """Commit ``function(content)``; on a conflict read again and call it again.
-
-        Raises the last ConflictError after *retries* further tries.
-        """
+        """Commit ``function(content)``; read and call it again on up to *retries* conflicts."""
         return self._commit(
             path,
             lambda parts, key: operations.update(parts, key, function, retries, renew=renew),
         )
 
     def open(self, path: PathArgument, mode: str = "r", encoding: str = "utf-8") -> IO[Any]:
-        """A file object; a writer commits at the end of its with-block, or discards.
-
-        Against what this session saw at opening. Modes: r, w, a, x; b for bytes.
-        """
+        """A file object; a writer commits at the end of its with-block (r w a x, and b)."""
         return artifact_io.open_artifact(self, path, mode, encoding)
 
     def writing(self, path: PathArgument) -> AbstractContextManager[None]:
@@ -292,9 +285,14 @@ class CoherentVolume:
         return self._addresses.on(path, act)
 
     def _commit(
-        self, path: PathArgument, act: Callable[[VolumeParts, ArtifactKey], Commit]
+        self,
+        path: PathArgument,
+        act: Callable[[VolumeParts, ArtifactKey], Commit],
+        *,
+        once: bool = False,
     ) -> Commit:
+        self._open_parts()
         try:
-            return self._on(path, act)
+            return (self._addresses.once if once else self._addresses.on)(path, act)
         finally:
             self._maintenance.nudge()

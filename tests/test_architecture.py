@@ -39,6 +39,7 @@ ROWS = (
     ("parts",),
     ("layout", "forking", "inventory"),
     ("install",),
+    ("remake",),
     ("recovery",),
     ("gating",),
     ("leasing",),
