@@ -141,10 +141,13 @@ def sweep(tmp_path):
 
 
 def chosen(calls: list[Call], most: int) -> list[Call]:
-    """All *calls*, or a sample of them; the seed is printed."""
+    """The calls around and after the commit point, and a sample of the rest; prints its seed."""
     seed = random.randrange(1 << 32)
-    print(f"seed {seed}, {min(most, len(calls))} of {len(calls)} calls")
-    return random.Random(seed).sample(calls, min(most, len(calls)))
+    last_flush = max(n for n, call in enumerate(calls) if call.name == "fdatasync")
+    always, rest = calls[last_flush - 1 :], calls[: last_flush - 1]
+    sample = random.Random(seed).sample(rest, max(0, min(most - len(always), len(rest))))
+    print(f"seed {seed}, {len(always)} late and {len(sample)} of {len(rest)} earlier calls")
+    return [*always, *sample]
 
 
 @pytest.mark.invariant("I7")
