@@ -9,6 +9,7 @@ commit always installs another inode.
 from __future__ import annotations
 
 import os
+import threading
 from typing import NamedTuple
 
 from coherent_volume.files import IN_MEMORY_MAX, Fingerprint
@@ -40,6 +41,8 @@ class ContentCache:
 
     def __init__(self, root: int) -> None:
         self._root = root
+        # Protects the account of bytes; a look-up is one dictionary access.
+        self._lock = threading.Lock()
         self._entries: dict[PathArgument, Entry] = {}
         self._bytes = 0
 
@@ -73,12 +76,14 @@ class ContentCache:
         """Keep *data* for *path*, at the expense of the oldest entries."""
         if len(data) > IN_MEMORY_MAX:
             return
-        self._drop(path)
         device, inode, size, mtime_ns, ctime_ns = fingerprint
-        self._entries[path] = Entry(key, inode, size, mtime_ns, ctime_ns, device, data, seen)
-        self._bytes += len(data)
-        while self._bytes > CACHE_BYTES_MAX:
-            self._drop(next(iter(self._entries)))
+        entry = Entry(key, inode, size, mtime_ns, ctime_ns, device, data, seen)
+        with self._lock:
+            self._drop(path)
+            self._entries[path] = entry
+            self._bytes += len(data)
+            while self._bytes > CACHE_BYTES_MAX:
+                self._drop(next(iter(self._entries)))
 
     def _drop(self, path: PathArgument) -> None:
         entry = self._entries.pop(path, None)
@@ -87,5 +92,6 @@ class ContentCache:
 
     def clear(self) -> None:
         """Forget everything."""
+        self._lock = threading.Lock()  # a new one: this also mends a forked child
         self._entries = {}
         self._bytes = 0

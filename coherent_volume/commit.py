@@ -82,7 +82,8 @@ def commit(parts: VolumeParts, intents: Sequence[Intent]) -> list[Commit]:
                     done, raced = _publish_and_install(parts, intents, heads, places)
             if raced is not None:
                 raise _raced_error(parts, *raced)
-    except UnconfirmedError:
+    except UnconfirmedError as error:
+        error.path = shown(intents[0].key)
         # The commit may stand: what it would need stays until it is known
         # whether anybody refers to it.
         raise
@@ -170,7 +171,11 @@ def _publish_and_install(
     views = {head.key: _view_is_current(session.seen(head.key), head) for head in heads}
     publications = [_publication(parts, i, h, views[i.key]) for i, h in changing]
     points.reached("before_publish")
-    rows = publish_all(parts, publications) if publications else []
+    try:
+        rows = publish_all(parts, publications) if publications else []
+    except UnconfirmedError as error:
+        error.fields["generation"] = publications[0].generation
+        raise
     # Crash here: published, old bytes still in place. The next visitor installs.
     points.reached("published")
     commits: dict[ArtifactKey, Commit] = {}

@@ -127,14 +127,25 @@ class Look:
     def close(self) -> None:
         """Let go of the file, and with it of the lease."""
         if self.descriptor >= 0:
+            _open_looks.discard(self.descriptor)
             os.close(self.descriptor)
             self.descriptor = -1
 
-    def take_descriptor(self) -> int:
-        """Hand the open descriptor to the caller, who closes it."""
-        descriptor, self.descriptor = self.descriptor, -1
-        return descriptor
 
+_open_looks: set[int] = set()
+"""Descriptors of looks that are under a lease, of all threads of this process."""
+
+
+def _after_fork_in_child() -> None:
+    # The child's copy would keep the lease alive when the parent lets go, and
+    # an editor would wait for it. Closing leaves the parent's lease alone.
+    for descriptor in _open_looks:
+        with contextlib.suppress(OSError):
+            os.close(descriptor)
+    _open_looks.clear()
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)
 
 _NOTHING = os.stat_result((0,) * 10)
 
@@ -168,6 +179,7 @@ def look(root: int, key: ArtifactKey, *, keep: bool = True, beside_writer: bool 
     try:
         return look_at(descriptor, key, keep=keep, beside_writer=beside_writer)
     except BaseException:
+        _open_looks.discard(descriptor)
         os.close(descriptor)
         raise
 
@@ -177,6 +189,7 @@ def look_at(descriptor: int, key: bytes, *, keep: bool = True, beside_writer: bo
     writer = leased = False
     try:
         leased = take_lease(descriptor)
+        _open_looks.add(descriptor)
     except WriterPresent:
         if not beside_writer:
             raise

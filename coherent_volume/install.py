@@ -297,6 +297,7 @@ def _publish_foreign(
         content=content,
         object=stored,
         install=back,
+        settles=record._replace(artifact=row.id),
     )
     (row,) = publish(parts, [new])
     return row, back

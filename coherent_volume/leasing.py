@@ -16,7 +16,15 @@ from dataclasses import dataclass
 from typing import Self
 
 from coherent_volume import points
-from coherent_volume.errors import BusyError, FencedError, LeasedError, UsageError, printable
+from coherent_volume.errors import (
+    BusyError,
+    CoherenceError,
+    FencedError,
+    LeasedError,
+    UsageError,
+    from_os_error,
+    printable,
+)
 from coherent_volume.gating import remember, settled_heads
 from coherent_volume.locks import GATE_WAIT_S, LeaseHold, is_present
 from coherent_volume.model import ArtifactKey, moment
@@ -68,6 +76,12 @@ class Lease:
         finally:
             hold.release()
 
+    def abandon(self) -> None:
+        """In a forked child: the lease is the parent's."""
+        if self._hold is not None:
+            self._hold.abandon()
+            self._hold = None
+
     def __enter__(self) -> Self:
         return self
 
@@ -82,9 +96,21 @@ def acquire(parts: VolumeParts, key: ArtifactKey, ttl: float, wait: float) -> Le
     UsageError for a time that is not positive.
     """
     _nanoseconds(ttl)
-    if wait <= 0:
-        return _grant(parts, key, ttl)
+    try:
+        return _acquire(parts, key, ttl, wait)
+    except CoherenceError:
+        raise
+    except OSError as error:
+        raise from_os_error(error, shown(key), "lease") from error
+
+
+def _acquire(parts: VolumeParts, key: ArtifactKey, ttl: float, wait: float) -> Lease:
     deadline = time.monotonic() + wait
+    try:
+        return _grant(parts, key, ttl)
+    except LeasedError:
+        if wait <= 0:
+            raise
     # Waiters stand in a kernel queue and the first of them polls: fair, and
     # free at once when a waiter dies.
     with contextlib.ExitStack() as stack:
@@ -131,11 +157,16 @@ def _grant(parts: VolumeParts, key: ArtifactKey, ttl: float) -> Lease:
         except BaseException:
             hold.release()
             raise
+        # Content of an artifact that is leased is never served from memory: a
+        # lease can be taken away without the file changing.
+        parts.leased_keys.add(key)
         if seen is not None and seen.epoch == row.epoch and seen.digest == row.digest:
             # The view was current under the old epoch, so it is under the new.
             renewed = SeenRow(row.generation, row.digest, epoch)
             remember(parts, key, renewed, None, row.size)
             parts.session.seen_here[key] = renewed
+        elif seen is not None:
+            parts.session.seen_here[key] = seen._replace()
     points.reached("leased")
     granted = Lease(shown(key), parts.session.name, epoch, parts, key, row.id, hold)
     parts.leases.add(granted)

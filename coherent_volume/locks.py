@@ -93,14 +93,9 @@ class FairLock:
             self._held = False
             self._mutex.release()
 
-    @contextlib.contextmanager
-    def held(self, timeout_s: float) -> Iterator[None]:
-        """Hold the lock during the block."""
-        self.acquire(timeout_s)
-        try:
-            yield
-        finally:
-            self.release()
+    def held(self, timeout_s: float) -> _Held:
+        """Hold the lock during a with-block."""
+        return _Held(self, timeout_s)
 
     def close(self) -> None:
         """Let go of the descriptor; the lock can be used again afterwards.
@@ -131,6 +126,24 @@ class FairLock:
         self._held = False
         self._mutex = threading.Lock()
         self._waiter = None
+
+
+class _Held:
+    """The with-block of a FairLock."""
+
+    # A class and not a generator: an interrupt between the frames of a
+    # generator-based manager would leave the lock held for ever.
+    __slots__ = ("_lock", "_timeout_s")
+
+    def __init__(self, lock: FairLock, timeout_s: float) -> None:
+        self._lock = lock
+        self._timeout_s = timeout_s
+
+    def __enter__(self) -> None:
+        self._lock.acquire(self._timeout_s)
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.release()
 
 
 class _Waiter:
@@ -262,11 +275,17 @@ class Presence:
 
 
 def is_present(path: str) -> bool:
-    """Whether the process behind a presence file lives."""
+    """Whether the process behind a presence file lives; in doubt it does.
+
+    Whoever is taken for dead has its stages collected, so only a lock that we
+    could take ourselves (or a file that is gone) proves it.
+    """
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
-    except OSError:
+    except FileNotFoundError:
         return False
+    except OSError:
+        return True
     try:
         fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -289,6 +308,11 @@ class LeaseHold:
             path, mode="a", flags=portalocker.LOCK_EX | portalocker.LOCK_NB, timeout=0
         )
         self._lock.acquire()
+
+    def abandon(self) -> None:
+        """Close the inherited lock in a forked child; the parent keeps it."""
+        if self._lock.fh is not None:
+            self._lock.fh.close()
 
     def release(self) -> None:
         """End the hold and remove its file."""

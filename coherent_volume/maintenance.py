@@ -95,8 +95,9 @@ class Maintenance:
             collect_orphans(parts)
         # Taken before the flush: what was installed later is not flushed by it.
         now = now_ns()
-        if sync_directories(parts) and sync_files(parts, now):
-            finish(parts, now)
+        sync_directories(parts)
+        sync_files(parts, now)
+        finish(parts, now)
         overgrown = parts.sidecar.database.log_bytes() > _LOG_BYTES_MAX
         if overgrown or parts.logged_bytes > _CHECKPOINT_BYTES:
             parts.logged_bytes = 0
@@ -111,7 +112,9 @@ class Maintenance:
         if thread is None:
             return
         self._wanted.set()
-        thread.join()
+        # The garbage collector may close a forgotten volume in this very thread.
+        if thread is not threading.current_thread():
+            thread.join()
         with contextlib.suppress(CoherenceError, OSError):
             self._pass()
 
@@ -140,10 +143,10 @@ class Maintenance:
         self._stopped = threading.Event()
 
 
-def sync_directories(parts: VolumeParts) -> bool:
+def sync_directories(parts: VolumeParts) -> None:
     """Flush the directories of recent installs, so that names survive a power loss.
 
-    False once one could not be flushed: the records of installs must stay then.
+    Once one could not be flushed, the records of installs stay until another boot.
     """
     while parts.unsynced_directories:
         folder = parts.unsynced_directories.pop()
@@ -162,24 +165,26 @@ def sync_directories(parts: VolumeParts) -> bool:
             parts.flush_failed = True
         finally:
             os.close(descriptor)
-    return not parts.flush_failed
 
 
-def sync_files(parts: VolumeParts, now: int) -> bool:
+def sync_files(parts: VolumeParts, now: int) -> None:
     """Flush what recent installs made visible, where directories do not imply it.
 
     On ext4 the flush of a directory waits for the data of the inodes that its
     journal names; other file systems promise nothing of the kind.
     """
     if not parts.flushes_files:
-        return True
+        return
     for displaced in list(parts.displaced):
         record = displaced.record
         key = parts.sidecar.key_of(record.artifact)
         if displaced.not_before_ns > now or record.staged is None or key is None:
             continue
-        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+        try:
             descriptor = openat2(parts.root.descriptor, key, os.O_RDONLY | os.O_NONBLOCK)
+        except OSError:
+            continue  # replaced or closed to us: no longer what was installed
+        else:
             try:
                 if os.fstat(descriptor).st_ino == record.staged.inode:
                     os.fdatasync(descriptor)
@@ -188,7 +193,6 @@ def sync_files(parts: VolumeParts, now: int) -> bool:
                 parts.flush_failed = True
             finally:
                 os.close(descriptor)
-    return not parts.flush_failed
 
 
 def finish(parts: VolumeParts, now: int) -> None:
@@ -208,6 +212,10 @@ def finish(parts: VolumeParts, now: int) -> None:
             parts.displaced.append(displaced)
     while parts.dropped_objects:
         parts.staging.drop_object(parts.dropped_objects.popleft())
+    if parts.flush_failed:
+        for displaced in spare:
+            parts.staging.discard(displaced.record.stage)
+        return
     if done:
         with parts.gate.held(GATE_WAIT_S):
             parts.sidecar.forget_installs(done)

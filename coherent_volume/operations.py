@@ -19,6 +19,7 @@ from coherent_volume.errors import (
     FencedError,
     NotFoundError,
     UsageError,
+    printable,
 )
 from coherent_volume.files import chunks_of, read_exactly
 from coherent_volume.judgement import Expectation, Intent
@@ -219,7 +220,10 @@ def as_bytes(data: str | bytes | bytearray | memoryview) -> bytes:
     if isinstance(data, bytes):
         return data
     if isinstance(data, str):
-        return data.encode()
+        try:
+            return data.encode()
+        except UnicodeEncodeError as error:
+            raise UsageError(f"the text cannot be written as UTF-8: {error.reason}") from None
     if isinstance(data, bytearray | memoryview):
         return bytes(data)
     raise UsageError(f"content must be str or bytes, not {type(data).__name__}")
@@ -231,7 +235,13 @@ def seen_of(parts: VolumeParts, key: ArtifactKey, base: Base) -> SeenRow:
     Raises UsageError for a bare 0: generation 0 is told apart by its digest.
     """
     if isinstance(base, Observation | Commit):
-        return SeenRow(base.generation, Digest(bytes.fromhex(base.digest)), base.epoch)
+        if base.path != shown(key):
+            raise UsageError(f"the base is one of {printable(base.path)}", path=shown(key))
+        try:
+            digest = Digest(bytes.fromhex(base.digest))
+        except ValueError:
+            raise UsageError("the base has no valid digest", path=shown(key)) from None
+        return SeenRow(base.generation, digest, base.epoch)
     if type(base) is not int or not 0 <= base < 1 << 63:
         raise UsageError(f"a base is an Observation, a Commit or a generation, not {base!r}")
     seen = parts.session.seen(key)

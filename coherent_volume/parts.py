@@ -45,6 +45,9 @@ class Releasable(Protocol):
     def release(self) -> None:
         """Let go of it."""
 
+    def abandon(self) -> None:
+        """In a forked child: it is the parent's."""
+
 
 class Displaced(NamedTuple):
     """A stage to clean up: not before a moment, and as it looked when verified."""
@@ -81,6 +84,7 @@ class VolumeParts:
     logged_bytes: int = 0
     # Leases that this process holds; a lease must not end by being dropped.
     leases: set[Releasable] = field(default_factory=set)
+    leased_keys: set[ArtifactKey] = field(default_factory=set)
     # Writers opened by this process and not closed yet, by artifact.
     writers: Counter[ArtifactKey] = field(default_factory=Counter)
     # What else must be made whole in a forked child.
@@ -145,6 +149,8 @@ class VolumeParts:
         self.session.become_child()
         self.displaced.clear()
         self.unsynced_directories.clear()
+        for lease in self.leases:
+            lease.abandon()
         self.leases.clear()
         self.dropped_objects.clear()
         for mend in self.on_fork:

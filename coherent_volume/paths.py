@@ -68,28 +68,25 @@ class Root:
     # ── names ────────────────────────────────────────────────────────────────
 
     def key(self, path: PathArgument) -> ArtifactKey:
-        """The key that *path* spells; looks at no file.
+        """The key that *path* spells; looks at no file unless it contains "..".
 
         Relative paths are relative to the root, absolute ones must lie in it.
         Raises OutsideRootError, or UsageError for a name that cannot exist.
         """
-        raw = os.fsencode(path)
+        try:
+            raw = os.fsencode(path)
+        except UnicodeEncodeError:
+            raise UsageError("the path cannot be encoded as a file name") from None
         if _PLAIN(raw):
             return ArtifactKey(raw)
         if b"\0" in raw:
             raise UsageError("a path cannot contain a NUL byte", path=shown(raw))
         if raw.startswith(b"/"):
             raw = self._relative(raw)
-        parts: list[bytes] = []
-        for part in raw.split(b"/"):
-            if part in (b"", b"."):
-                continue
-            if part != b"..":
-                parts.append(part)
-            elif parts:
-                parts.pop()
-            else:
-                raise OutsideRootError("the path leads out of the volume's root", path=shown(raw))
+        parts = [part for part in raw.split(b"/") if part not in (b"", b".")]
+        if b".." in parts:
+            # As the kernel walks: after a link, ".." is the target's parent.
+            return self.follow(ArtifactKey(b"/".join(parts)))
         if not parts:
             raise UsageError("the path names the root itself, not a file", path=shown(raw))
         return ArtifactKey(b"/".join(parts))
@@ -118,7 +115,9 @@ class Root:
                 continue
             if part == b"..":
                 if not done:
-                    raise OutsideRootError("a link leads out of the root", path=shown(key))
+                    raise OutsideRootError(
+                        "the path leads out of the volume's root", path=shown(key)
+                    )
                 done.pop()
                 continue
             here = b"/".join([*done, part])

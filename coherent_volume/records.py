@@ -135,6 +135,8 @@ class Publication:
     object: str | None = None
     baseline: tuple[Digest, int, bytes | None, str | None] | None = None
     install: InstallRow | None = None
+    settles: InstallRow | None = None
+    """An earlier install, of the same stage, that this one takes the place of."""
     observer: str | None = None
     """A named session whose observation this generation becomes."""
 

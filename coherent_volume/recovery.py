@@ -256,7 +256,10 @@ def _judge_displaced(
         os.close(descriptor)
         raise
     displaced.close()
-    if parts.sidecar.knows_digest(row.id, displaced.digest):
+    # The recorded inode with the recorded bytes, and nothing less: the bytes of
+    # an older generation may be a person's checkout that raced the commit.
+    same_inode = previous is not None and staged.st_ino == previous.inode
+    if same_inode and displaced.digest == pending.previous_digest:
         return row
     # The committer died between exchange and put-back. "Digest = current:
     # settled" would let the foreign bytes be unlinked unseen.

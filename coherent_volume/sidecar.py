@@ -176,6 +176,8 @@ class Sidecar(Ledger):
                 rows.append(artifact)
                 seq = _insert_history(connection, publication, artifact, now, companions)
                 companions = companions or seq
+                if publication.settles is not None:
+                    _delete_installs(connection, [publication.settles])
                 if publication.install is not None:
                     _insert_install(connection, publication.install, artifact)
                 if publication.observer is not None:

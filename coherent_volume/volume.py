@@ -90,7 +90,8 @@ class CoherentVolume:
 
     def _receive(self, parts: VolumeParts, path: PathArgument, key: ArtifactKey) -> bytes:
         reading, data = views.receive(parts, key)
-        if reading.fingerprint is not None and self._addresses.is_direct(path, key):
+        provable = reading.fingerprint is not None and key not in parts.leased_keys
+        if reading.fingerprint is not None and provable and self._addresses.is_direct(path, key):
             self._cache.put(path, key, reading.fingerprint, data, self._seen_here[key])
         return data
 
