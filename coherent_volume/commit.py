@@ -128,10 +128,12 @@ def _attributes(parts: VolumeParts, key: ArtifactKey) -> Attributes | None:
 
 def _discard(parts: VolumeParts, intents: Sequence[Intent]) -> None:
     for staged in (intent.staged for intent in intents):
-        if staged is not None:
-            parts.staging.discard(staged.stage)
-            if staged.object is not None:
-                parts.staging.drop_object(staged.object)
+        # What cannot be removed now is collected when this process is gone.
+        with contextlib.suppress(OSError):
+            if staged is not None:
+                parts.staging.discard(staged.stage)
+                if staged.object is not None:
+                    parts.staging.drop_object(staged.object)
 
 
 # ── refuse ───────────────────────────────────────────────────────────────────

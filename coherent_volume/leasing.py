@@ -181,8 +181,7 @@ def break_lease(parts: VolumeParts, key: ArtifactKey) -> bool:
         found = parts.sidecar.lease(head.row.id)
         if found is None:
             return False
-        parts.sidecar.grant(found._replace(epoch=head.row.epoch + 1), head.row, None)
-        parts.sidecar.release(head.row.id, found.hold)
+        parts.sidecar.break_lease(head.row)
         return True
 
 

@@ -16,6 +16,7 @@ import os
 import threading
 import weakref
 from collections.abc import Iterator
+from typing import Any
 
 from coherent_volume.errors import BusyError, StorageError
 from coherent_volume.identity import describe_holder_of_lock
@@ -37,21 +38,27 @@ class FairLock:
     def __init__(self, path: str) -> None:
         self._path = path
         # Threads pass a shared descriptor's flock, so they queue here first.
-        self._mutex = threading.Lock()
-        self._held = False
+        self._mutex = _mutex()
+        self._owner = 0
         self._descriptor = -1
         self._waiter: _Waiter | None = None
         _all_locks.add(self)
 
     def acquire(self, timeout_s: float) -> None:
         """Take the lock, or raise BusyError that names the holder."""
-        if not self._mutex.acquire(timeout=timeout_s):
+        if self._owner == threading.get_ident():
             raise BusyError(
-                "another thread of this process holds the lock of this volume",
+                "this thread holds the lock of this volume already",
+                advice="Do not use the volume from a signal handler that interrupts it.",
                 holder=f"pid {os.getpid()}",
             )
-        self._held = True
         try:
+            if not self._mutex.acquire(timeout=timeout_s):
+                raise BusyError(
+                    "another thread of this process holds the lock of this volume",
+                    holder=f"pid {os.getpid()}",
+                )
+            self._owner = threading.get_ident()
             if self._descriptor < 0:
                 self._descriptor = _open(self._path)
             if self._waiter is None or self._waiter.is_idle():
@@ -63,12 +70,19 @@ class FairLock:
                     return
             self._wait(timeout_s)
         except BaseException:
-            # An interrupt may come between the lock and the return.
-            if self._descriptor >= 0 and (self._waiter is None or self._waiter.is_idle()):
-                fcntl.flock(self._descriptor, fcntl.LOCK_UN)
-            self._held = False
-            self._mutex.release()
+            self._let_go()
             raise
+
+    def _let_go(self) -> None:
+        """Release whatever this thread holds: an interrupt may come at any line."""
+        if not self._mutex._is_owned():
+            return
+        if self._descriptor >= 0 and (self._waiter is None or self._waiter.is_idle()):
+            fcntl.flock(self._descriptor, fcntl.LOCK_UN)
+        self._owner = 0
+        # More than once if an earlier interrupt left it taken.
+        while self._mutex._is_owned():
+            self._mutex.release()
 
     def _wait(self, timeout_s: float) -> None:
         # flock cannot wait for a bounded time, and polling would lose the
@@ -85,13 +99,7 @@ class FairLock:
 
     def release(self) -> None:
         """Give the lock to the next in line; nothing in a child forked meanwhile."""
-        if not self._held:
-            return
-        try:
-            fcntl.flock(self._descriptor, fcntl.LOCK_UN)
-        finally:
-            self._held = False
-            self._mutex.release()
+        self._let_go()
 
     def held(self, timeout_s: float) -> _Held:
         """Hold the lock during a with-block."""
@@ -123,9 +131,15 @@ class FairLock:
         if self._descriptor >= 0:
             os.close(self._descriptor)
         self._descriptor = -1
-        self._held = False
-        self._mutex = threading.Lock()
+        self._owner = 0
+        self._mutex = _mutex()
         self._waiter = None
+
+
+def _mutex() -> Any:
+    # Reentrant only because such a lock knows its owner, which is what makes
+    # it possible to clean up after an interrupt between two lines.
+    return threading.RLock()
 
 
 class _Held:

@@ -202,7 +202,7 @@ def finish(parts: VolumeParts, now: int) -> None:
     for _ in range(len(parts.displaced)):
         displaced = parts.displaced.popleft()
         stage = displaced.record.stage
-        if displaced.not_before_ns <= now and dispose(parts, displaced):
+        if displaced.not_before_ns <= now and _disposed(parts, displaced):
             done.append(displaced.record)
             if displaced.verified and stage.startswith(parts.staging.token):
                 spare.append(displaced)
@@ -223,6 +223,13 @@ def finish(parts: VolumeParts, now: int) -> None:
     for displaced in spare:
         if displaced.verified is not None:
             parts.staging.offer_spare(displaced.record.stage, displaced.verified)
+
+
+def _disposed(parts: VolumeParts, displaced: Displaced) -> bool:
+    try:
+        return dispose(parts, displaced)
+    except (CoherenceError, OSError):
+        return False  # no descriptors, no space: it can wait
 
 
 def dispose(parts: VolumeParts, displaced: Displaced) -> bool:

@@ -25,7 +25,7 @@ def reset_artifact(database: Database, key: ArtifactKey, boot: str) -> int:
     """
     with database.transaction(durable=True) as connection:
         raw = connection.execute(
-            "SELECT id, generation FROM artifact WHERE path=?", (key,)
+            "SELECT id, generation, epoch FROM artifact WHERE path=?", (key,)
         ).fetchone()
         newest = connection.execute(
             "SELECT generation, digest, size FROM history WHERE artifact=?"
@@ -33,11 +33,13 @@ def reset_artifact(database: Database, key: ArtifactKey, boot: str) -> int:
             (raw[0],),
         ).fetchone() or (0, b"", 0)
         generation, digest, size = newest
-        checksum = artifact_checksum(key, generation, digest, size, 0, boot)
+        # Above whatever it was: a session that was fenced stays fenced.
+        epoch = raw[2] + 1 if 0 <= raw[2] < _PLAUSIBLE_GAP else _PLAUSIBLE_GAP
+        checksum = artifact_checksum(key, generation, digest, size, epoch, boot)
         connection.execute(
-            "UPDATE artifact SET generation=?, digest=?, size=?, epoch=0, boot=?, checksum=?"
+            "UPDATE artifact SET generation=?, digest=?, size=?, epoch=?, boot=?, checksum=?"
             " WHERE id=?",
-            (generation, digest, size, boot, checksum, raw[0]),
+            (generation, digest, size, epoch, boot, checksum, raw[0]),
         )
     # A flipped high bit must not carry the count away with it.
     return max(generation, raw[1] if 0 <= raw[1] - generation < _PLAUSIBLE_GAP else 0)

@@ -29,7 +29,7 @@ CREATE TABLE history (
     base       INTEGER NOT NULL,                     -- the generation it succeeds
     kind       TEXT NOT NULL,                        -- baseline, write, create, delete, rename, foreign ...
     session    TEXT NOT NULL,                        -- who; 'outside' for a foreign edit
-    at         INTEGER NOT NULL,                     -- UTC, nanoseconds; for people, decides nothing
+    at         INTEGER NOT NULL,                     -- UTC, nanoseconds; for people, and for retention by age
     digest     BLOB NOT NULL,
     size       INTEGER NOT NULL,
     companions INTEGER NOT NULL,                     -- lowest seq of the same commit

@@ -151,6 +151,16 @@ class Sidecar(Ledger):
                     (lease.epoch, observer, row.id, row.epoch),
                 )
 
+    def break_lease(self, row: ArtifactRow) -> None:
+        """Gated: end the lease of *row* and take ownership from its holder (I4)."""
+        epoch = row.epoch + 1
+        checksum = artifact_checksum(row.key, row.generation, row.digest, row.size, epoch, row.boot)
+        with self.database.transaction(durable=True) as connection:
+            connection.execute(
+                "UPDATE artifact SET epoch=?, checksum=? WHERE id=?", (epoch, checksum, row.id)
+            )
+            connection.execute("DELETE FROM lease WHERE artifact=?", (row.id,))
+
     def release(self, artifact: int, hold: str) -> None:
         """Gated: the lease with this *hold* ends; a later one is left alone."""
         with self.database.transaction(durable=False) as connection:
@@ -190,7 +200,7 @@ class Sidecar(Ledger):
                 if publication.kind != "foreign":
                     # An outside edit may follow a commit that it raced, whose
                     # author must still be handed its content.
-                    dropped += _prune(connection, artifact, publication.generation, now, retention)
+                    dropped += _prune(connection, publication, artifact, now, retention)
         return rows, dropped
 
     def prune_aged(self, before: int, most: int) -> list[str | None]:
@@ -343,19 +353,14 @@ def _insert_observation(connection: Connection, session: str, artifact: int, see
 
 
 def _prune(
-    connection: Connection, artifact: int, head: int, now: int, keep: Retention
+    connection: Connection, new: Publication, artifact: int, now: int, keep: Retention
 ) -> list[str]:
     """Drop past generations beyond the bounds; returns their objects' names."""
-    if keep.generations >= _BATCH and head % _BATCH:
+    head = new.generation
+    if keep.generations >= _BATCH and head % _BATCH and new.object is None:
         return []
-    oldest = connection.execute(
-        "SELECT generation, at FROM history WHERE artifact=? ORDER BY generation LIMIT 1",
-        (artifact,),
-    ).fetchone()
     floor = head - keep.generations + 1
     stale_before = now - keep.days * _DAY_NS
-    if oldest[0] >= floor and oldest[1] >= stale_before and keep.generations < _BATCH:
-        return []
     budget = connection.execute(
         "SELECT generation, sum(size) OVER (ORDER BY generation DESC) AS total FROM history"
         " WHERE artifact=? ORDER BY generation DESC",

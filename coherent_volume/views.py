@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import BinaryIO
 
 from coherent_volume.digest import digest_of_chunks
-from coherent_volume.errors import BusyError, NotFoundError
+from coherent_volume.errors import BusyError, CoherenceError, NotFoundError
 from coherent_volume.files import Look, chunks_of, drop_lease
 from coherent_volume.model import ArtifactKey, Observation
 from coherent_volume.operations import Base, content_now, is_known
@@ -78,11 +78,17 @@ def reacquire(parts: VolumeParts, keys: list[ArtifactKey] | None) -> list[str]:
     """Read again what is stale, of *keys* or of all that was seen; their paths."""
     seen = parts.session.all_seen()
     stale = []
+    refusal: CoherenceError | None = None
     for key in sorted(seen) if keys is None else keys:
-        reading = read(parts, key)
-        if reading.seen != seen.get(key):
-            record(parts, key, reading)
-            stale.append(shown(key))
+        try:
+            reading = read(parts, key)
+            if reading.seen != seen.get(key):
+                record(parts, key, reading)
+                stale.append(shown(key))
+        except CoherenceError as error:
+            refusal = refusal or error  # one bad artifact must not hide the others
+    if refusal is not None:
+        raise refusal
     return stale
 
 
