@@ -323,7 +323,7 @@ CASES = [
     pytest.param(name, durability, id=f"{name}-{durability}")
     for name in SCENARIOS
     for durability in ("power", "process")
-    if durability == "power" or name in {"write", "large_write", "raced_by_rename"}
+    if durability == "power" or name in {"write", "raced_by_rename"}
 ]
 
 

@@ -21,7 +21,7 @@ from tests.harness.sweep import Call, Nursery, begin, calls_between, end, inject
 A = "plans/a"
 OLD, NEW = b"old text\n", b"new text\n"
 SIZES = {"small": 1, "large": 30_000}  # the large one goes to an object
-KILLS, ERRORS = 24, 12
+KILLS, ERRORS = 20, 10
 LANES = 4
 
 _why_no_strace = cache(why_no_strace)
