@@ -44,6 +44,8 @@ Connection = sqlite3.Connection
 Row = tuple[Any, ...]
 
 _APPLICATION_ID = 0x636F7665  # "cove": tells the file apart from other databases
+# Damaged text in a row or in the schema surfaces as the second kind.
+_FAILURES = (sqlite3.Error, UnicodeDecodeError)
 _BUSY_TIMEOUT_S = 5.0  # only recovery after a crash ever makes a statement wait
 
 
@@ -187,7 +189,7 @@ class Database:
         with self._read_lock:
             try:
                 rows = (self._reader or self._reopen()).execute(sql, values).fetchall()
-            except sqlite3.Error as error:
+            except _FAILURES as error:
                 raise typed_error(error, "read the sidecar") from error
         return rows[0] if rows else None
 
@@ -208,7 +210,7 @@ class Database:
         """Rows of *sql*; under the gate, so nothing can change them meanwhile."""
         try:
             return self.writer().execute(sql, values).fetchall()
-        except sqlite3.Error as error:
+        except _FAILURES as error:
             raise typed_error(error, "read the sidecar") from error
 
     @contextlib.contextmanager
@@ -235,7 +237,7 @@ class Database:
             connection.execute("COMMIT")
         except BaseException as error:
             self._roll_back(connection)
-            if isinstance(error, sqlite3.Error):
+            if isinstance(error, _FAILURES):
                 raise typed_error(error, "write the sidecar", committing=committing) from error
             raise
         finally:
@@ -301,7 +303,9 @@ class Database:
         self._read_lock = threading.Lock()
 
 
-def typed_error(error: sqlite3.Error, step: str, *, committing: bool = False) -> CoherenceError:
+def typed_error(
+    error: sqlite3.Error | UnicodeDecodeError, step: str, *, committing: bool = False
+) -> CoherenceError:
     """The error of this package that tells what the caller does next."""
     code = getattr(error, "sqlite_errorcode", 0) or 0
     primary = code & 0xFF
@@ -327,7 +331,7 @@ def typed_error(error: sqlite3.Error, step: str, *, committing: bool = False) ->
 def _typed(step: str) -> Iterator[None]:
     try:
         yield
-    except sqlite3.Error as error:
+    except _FAILURES as error:
         raise typed_error(error, step) from error
 
 

@@ -23,6 +23,7 @@ from coherent_volume.errors import (
     from_os_error,
 )
 from coherent_volume.globs import ManagedGlobs
+from coherent_volume.identity import boot_id
 from coherent_volume.locks import FairLock, lifecycle_lock
 from coherent_volume.model import Durability
 from coherent_volume.parts import VolumeParts
@@ -179,6 +180,7 @@ def _open(root: Root, found: _Found, session: str | None) -> VolumeParts:
         sidecar=sidecar,
         staging=staging,
         session=Session(info, sidecar),
+        boot=f"{boot_id()}.{os.fstat(staging.staging).st_ino:x}",
         gate=FairLock(os.path.join(directory, "gate")),
         flushes_files=config.durability == "power" and filesystem_magic(root.descriptor) != _EXT4,
     )

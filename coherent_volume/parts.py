@@ -20,7 +20,6 @@ from typing import NamedTuple, Protocol
 from coherent_volume.config import Config
 from coherent_volume.files import Looks
 from coherent_volume.globs import ManagedGlobs
-from coherent_volume.identity import boot_id
 from coherent_volume.locks import FairLock, Presence
 from coherent_volume.model import ArtifactKey
 from coherent_volume.paths import Root
@@ -71,7 +70,9 @@ class VolumeParts:
     staging: Staging
     session: Session
     gate: FairLock
-    boot: str = field(default_factory=boot_id)
+    boot: str
+    """This boot and this copy of the volume: inode numbers mean something only
+    within both. A volume that was copied or restored looks as after a reboot."""
     presence: Presence | None = None
     # Installs whose stage is to be cleaned up, and the time before which it stays.
     displaced: deque[Displaced] = field(default_factory=deque)

@@ -53,6 +53,7 @@ CREATE TABLE install (
     previous_digest   BLOB NOT NULL,                 -- of the generation it displaces
     boot              TEXT NOT NULL,
     started_ns        INTEGER NOT NULL,              -- CLOCK_BOOTTIME
+    checksum          INTEGER NOT NULL,              -- over the columns above
     PRIMARY KEY (artifact, generation)
 ) STRICT, WITHOUT ROWID;
 

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 
 from coherent_volume.config import Retention
 from coherent_volume.database import Connection, Database, Row
+from coherent_volume.digest import row_checksum
 from coherent_volume.errors import DamagedError
 from coherent_volume.ledger import Ledger
 from coherent_volume.model import ArtifactKey, Digest, Durability
@@ -51,7 +52,8 @@ HISTORY_COLUMNS = (
 )
 _INSTALL = (
     "SELECT artifact, generation, stage, staged_inode, staged_mtime_ns, previous_inode,"
-    " previous_mtime_ns, previous_ctime_ns, previous_size, previous_digest, boot, started_ns"
+    " previous_mtime_ns, previous_ctime_ns, previous_size, previous_digest, boot, started_ns,"
+    " checksum"
     " FROM install"
 )
 
@@ -249,6 +251,9 @@ def _artifact(key: ArtifactKey, row: Row) -> ArtifactRow:
 
 
 def _install(row: Row) -> InstallRow:
+    if row_checksum(repr(row[:12]).encode()) != row[12]:
+        # A flipped bit here could take our own displaced file for an outsider's.
+        raise DamagedError("the sidecar's record of an install is damaged")
     return InstallRow(
         artifact=row[0],
         generation=row[1],
@@ -322,18 +327,19 @@ def _insert_history(
 def _insert_install(connection: Connection, new: InstallRow, artifact: int | None = None) -> None:
     staged = new.staged or (None, None)
     previous = new.previous or (None, None, None, None)
+    fields = (
+        new.artifact if artifact is None else artifact,
+        new.generation,
+        new.stage,
+        *staged,
+        *previous,
+        bytes(new.previous_digest),
+        new.boot,
+        new.started_ns,
+    )
     connection.execute(
-        "INSERT OR REPLACE INTO install VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-        (
-            new.artifact if artifact is None else artifact,
-            new.generation,
-            new.stage,
-            *staged,
-            *previous,
-            new.previous_digest,
-            new.boot,
-            new.started_ns,
-        ),
+        "INSERT OR REPLACE INTO install VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        (*fields, row_checksum(repr(fields).encode())),
     )
 
 
