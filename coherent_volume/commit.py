@@ -15,6 +15,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import stat
 from collections.abc import Iterator, Sequence
 
 from coherent_volume import points
@@ -310,7 +311,15 @@ def _install_one(
         # The commit stands; an error here must not be told as a failure. The
         # stage is still recorded, and the next visitor finishes the install.
         intent.staged = None
+        _disturb(head)
         return False, None
+
+
+def _disturb(head: Head) -> None:
+    """Change the old file's ctime, so that nobody goes on reading it from memory."""
+    if head.look.exists:
+        with contextlib.suppress(OSError):
+            os.fchmod(head.look.descriptor, stat.S_IMODE(head.look.stat.st_mode))
 
 
 def _raced_error(

@@ -78,11 +78,24 @@ class FairLock:
         if not self._mutex._is_owned():
             return
         if self._descriptor >= 0 and (self._waiter is None or self._waiter.is_idle()):
-            fcntl.flock(self._descriptor, fcntl.LOCK_UN)
+            self._unlock()
         self._owner = 0
         # More than once if an earlier interrupt left it taken.
         while self._mutex._is_owned():
             self._mutex.release()
+
+    def _unlock(self) -> None:
+        try:
+            fcntl.flock(self._descriptor, fcntl.LOCK_UN)
+        except OSError:
+            # Never told to the caller, whose work is done. Closing the file
+            # frees the lock as surely; the next use opens it again.
+            if self._waiter is not None:
+                self._waiter.stop()
+                self._waiter = None
+            else:
+                os.close(self._descriptor)
+            self._descriptor = -1
 
     def _wait(self, timeout_s: float) -> None:
         # flock cannot wait for a bounded time, and polling would lose the
