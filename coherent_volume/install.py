@@ -110,9 +110,8 @@ def publish(parts: VolumeParts, publications: list[Publication]) -> list[Artifac
         if new.install is not None:
             new.install = new.install._replace(artifact=number)
         epoch = new.row.epoch if new.row else 0
-        rows.append(
-            ArtifactRow(number, new.key, new.generation, new.digest, new.size, epoch, parts.boot)
-        )
+        row = ArtifactRow(number, new.key, new.generation, new.digest, new.size, epoch, parts.boot)
+        rows.append(row._replace(leased=True) if new.row and new.row.leased else row)
     return rows
 
 

@@ -187,7 +187,7 @@ def break_lease(parts: VolumeParts, key: ArtifactKey) -> bool:
 
 def refuse_if_leased(parts: VolumeParts, row: ArtifactRow | None, key: ArtifactKey) -> None:
     """Under the gate: raise LeasedError when a peer holds a live lease of *key*."""
-    if row is None:
+    if row is None or not row.leased:
         return
     found = parts.sidecar.lease(row.id)
     if found is not None and found.session != parts.session.name and is_live(parts, found):

@@ -55,6 +55,8 @@ class ArtifactRow(NamedTuple):
     size: int
     epoch: int
     boot: str
+    leased: bool = False
+    """Whether a lease is recorded, live or not; known only where it is asked for."""
 
     @property
     def exists(self) -> bool:

@@ -40,7 +40,8 @@ smaller ones exactly, at every commit."""
 
 _ARTIFACT = "SELECT id, generation, digest, size, epoch, boot, checksum FROM artifact WHERE path=?"
 _CURRENT = (
-    "SELECT a.id, a.generation, a.digest, a.size, a.epoch, a.boot, a.checksum, i.* FROM artifact a"
+    "SELECT a.id, a.generation, a.digest, a.size, a.epoch, a.boot, a.checksum,"
+    " EXISTS (SELECT 1 FROM lease l WHERE l.artifact = a.id), i.* FROM artifact a"
     " LEFT JOIN install i ON i.artifact = a.id AND i.generation = a.generation WHERE a.path=?"
 )
 _AGED = (
@@ -97,7 +98,10 @@ class Sidecar(Ledger):
             row = self.database.read_one(_CURRENT, (key,))
         if row is None:
             return None, None
-        return _artifact(key, row[:7]), None if row[7] is None else _install(row[7:])
+        artifact = _artifact(key, row[:7])
+        if row[7]:
+            artifact = artifact._replace(leased=True)
+        return artifact, None if row[8] is None else _install(row[8:])
 
     def has_aged(self, before: int) -> bool:
         """Whether past generations from before a moment are still kept."""
