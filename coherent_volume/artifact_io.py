@@ -51,7 +51,7 @@ def _spool() -> Any:
 
 
 def _commit_of(volume: Any, path: PathArgument, mode: str) -> Callable[[BinaryIO], Commit]:
-    """What closing a writer does; the base is fixed now, not at the end."""
+    """What closing a writer does; a view that exists now is the base, not a later one."""
     if mode == "x":
         return lambda content: volume.create_from(path, content)
     if mode == "a":

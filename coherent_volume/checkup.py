@@ -39,6 +39,7 @@ def check(parts: VolumeParts, *, repair: bool, progress: Progress | None) -> Che
         CheckFinding("damage", "sidecar.db", problem)
         for problem in parts.sidecar.database.integrity()
     ]
+    findings += _check_installs(parts, repair=repair)
     keys = sorted({*parts.sidecar.keys(), *managed_files(parts)})
     generations = artifacts = 0
     for number, key in enumerate(keys):
@@ -57,6 +58,18 @@ def check(parts: VolumeParts, *, repair: bool, progress: Progress | None) -> Che
     if progress is not None:
         progress(len(keys), len(keys))
     return CheckReport(os.fsdecode(parts.root.path), artifacts, generations, tuple(findings))
+
+
+def _check_installs(parts: VolumeParts, *, repair: bool) -> list[CheckFinding]:
+    database = parts.sidecar.database
+    damaged = repairs.damaged_installs(database)
+    if damaged and repair:
+        with parts.gate.held(GATE_WAIT_S):
+            repairs.drop_installs(database, damaged)
+    return [
+        CheckFinding("damage", "sidecar.db", "a record of an install is damaged", repaired=repair)
+        for _ in damaged
+    ]
 
 
 def _check_artifact(parts: VolumeParts, key: ArtifactKey) -> tuple[list[CheckFinding], int]:

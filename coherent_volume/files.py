@@ -160,7 +160,7 @@ def look(root: int, key: ArtifactKey, *, keep: bool = True, beside_writer: bool 
 
     With *keep* the content is kept when it is not too large. With
     *beside_writer* a file that is open for writing is looked at all the same,
-    and marked. Raises WriterPresent, SymlinkFound, NotRegularFileError, OSError.
+    and marked. Raises WriterPresent, SymlinkError, NotRegularFileError, OSError.
     """
     try:
         descriptor = openat2(root, key, _OPEN)

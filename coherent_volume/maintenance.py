@@ -146,7 +146,7 @@ class Maintenance:
 def sync_directories(parts: VolumeParts) -> None:
     """Flush the directories of recent installs, so that names survive a power loss.
 
-    Once one could not be flushed, the records of installs stay until another boot.
+    Once one could not be flushed, this process forgets no install record any more.
     """
     while parts.unsynced_directories:
         folder = parts.unsynced_directories.pop()

@@ -9,11 +9,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from coherent_volume.database import Database, Row
+from coherent_volume.digest import row_checksum
 from coherent_volume.model import ArtifactKey
 from coherent_volume.records import artifact_checksum
 from coherent_volume.sidecar import HISTORY_COLUMNS
 
-__all__ = ["drop_content", "reset_artifact", "restore", "salvage"]
+__all__ = [
+    "damaged_installs",
+    "drop_content",
+    "drop_installs",
+    "reset_artifact",
+    "restore",
+    "salvage",
+]
 
 _PLAUSIBLE_GAP = 1 << 20
 
@@ -53,6 +61,21 @@ def drop_content(database: Database, key: ArtifactKey, generation: int) -> None:
             " AND artifact=(SELECT id FROM artifact WHERE path=?)",
             (generation, key),
         )
+
+
+def damaged_installs(database: Database) -> list[Row]:
+    """(artifact, generation) of every install record whose checksum is wrong."""
+    return [
+        row[:2]
+        for row in database.read("SELECT * FROM install")
+        if row_checksum(repr(row[:12]).encode()) != row[12]
+    ]
+
+
+def drop_installs(database: Database, damaged: Sequence[Row]) -> None:
+    """Forget these records; what is visible is judged without them."""
+    with database.transaction(durable=True) as connection:
+        connection.executemany("DELETE FROM install WHERE artifact=? AND generation=?", damaged)
 
 
 def salvage(path: str) -> tuple[list[Row], list[Row]]:
