@@ -6,6 +6,7 @@ import contextlib
 import os
 import random
 import subprocess
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -168,6 +169,24 @@ def test_edits_right_behind_a_commit_are_noticed_every_time(root, alice):
         os.pwrite(descriptor, b"f%03d" % number, 0)
         os.close(descriptor)
         assert alice.read("plans/text") == b"f%03d" % number
+
+
+@pytest.mark.invariant("I8")
+@pytest.mark.parametrize("editor", [e for e in EDITORS if e != "change_mode"])
+def test_edit_of_a_file_that_was_served_from_memory_is_noticed(root, alice, bob, editor):
+    alice.create("plans/text", signed("original"))
+    time.sleep(0.05)  # old enough to be remembered
+    for reader in (alice, bob):
+        for _ in range(3):
+            assert reader.read("plans/text") == signed("original")
+
+    EDITORS[editor](str(root / "plans/text"), "outsider", random.Random(1))
+
+    for reader in (alice, bob):
+        if editor in REMOVERS:
+            assert _is_gone(reader, "plans/text")
+        else:
+            assert "outsider" in tokens_in(reader.read("plans/text"))
 
 
 # ── a file that somebody holds open ──────────────────────────────────────────
@@ -348,12 +367,42 @@ def _closed(root, *volumes):
     return evidence.look(root)
 
 
+@pytest.mark.invariant("I8")
+def test_second_name_given_in_the_middle_of_a_commit_keeps_the_inode_alive(
+    root, volume, monkeypatch, expected_warnings
+):
+    """Who links the file just before it is displaced may write to it much later."""
+    alice, bob = volume("alice"), volume("bob")
+    alice.create("plans/text", signed("original"))
+
+    def reached(name):
+        if name == "before_install":
+            os.link(root / "plans/text", root / "other")
+
+    monkeypatch.setattr(points, "reached", reached)
+    refusal = _refusal_of(lambda: alice.write("plans/text", signed("alice")))
+    monkeypatch.undo()
+    # Long after its time to go; other commits want its place.
+    for number in range(8):
+        time.sleep(0.03)
+        bob.update("plans/text", lambda _, n=number: signed(f"bob{n}"))
+    with open(root / "other", "r+b") as file:
+        file.write(signed("outsider"))
+    (root / "other").unlink()
+
+    assert refusal is None
+    bob.check(repair=True)
+    kept = _closed(root, alice, bob)
+    assert "outsider" in set().union(*map(tokens_in, kept.everything()))
+    assert all(is_whole(p.content) for p in kept.of("plans/text"))
+
+
 # ── editors racing commits ───────────────────────────────────────────────────
 
 
 @pytest.mark.invariant("I8")
 @pytest.mark.parametrize("editor", CONTENT_EDITORS)
-def test_editor_that_races_commits_loses_nothing(root, volume, editor):
+def test_editor_that_races_commits_loses_nothing(root, volume, editor, expected_warnings):
     seed = random.randrange(1 << 32)
     print(f"seed {seed}")
     edits, commits = _race(volume, root, editor, seed, seconds=2.0)
@@ -404,7 +453,9 @@ def _race(
         refused = [said for worker in sessions for said in worker.said("refused")]
     print(f"{len(edits)} edits, {len(commits)} commits, {len(refused)} refusals")
     with volume("visitor") as visitor:
-        _is_gone(visitor, path)  # whoever comes next mends what the killed left
+        # Whoever comes next mends what the killed left, and judges what they displaced.
+        _is_gone(visitor, path)
+        visitor.check(repair=True)
     return edits, commits
 
 
@@ -422,7 +473,9 @@ def _assert_one_generation_for_each(past: Sequence[evidence.Past], editor: str, 
 
 @pytest.mark.invariant("I8")
 @pytest.mark.parametrize("editor", REMOVERS)
-def test_remover_that_races_commits_is_obeyed_and_loses_no_commit(root, volume, editor):
+def test_remover_that_races_commits_is_obeyed_and_loses_no_commit(
+    root, volume, editor, expected_warnings
+):
     seed = random.randrange(1 << 32)
     print(f"seed {seed}")
     removals, commits = _race(volume, root, editor, seed, seconds=2.0)
@@ -436,7 +489,7 @@ def test_remover_that_races_commits_is_obeyed_and_loses_no_commit(root, volume, 
 
 
 @pytest.mark.invariant("I8")
-def test_changer_of_modes_that_races_commits_makes_no_generation(root, volume):
+def test_changer_of_modes_that_races_commits_makes_no_generation(root, volume, expected_warnings):
     seed = random.randrange(1 << 32)
     print(f"seed {seed}")
     _, commits = _race(volume, root, "change_mode", seed, seconds=1.5)

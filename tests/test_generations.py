@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
+import time
 from itertools import pairwise
 
 import pytest
@@ -181,6 +183,41 @@ def test_known_generation_is_answered_without_data(alice, bob, kind):
     assert bob.observe(PLAN, known=known).data is None
     alice.write(PLAN, "two\n")
     assert bob.observe(PLAN, known=known).data == b"two\n"
+
+
+@pytest.mark.invariant("I5")
+@pytest.mark.invariant("I9")
+def test_reader_served_from_memory_sees_a_peers_commit_at_once(alice, bob):
+    alice.read(PLAN)
+    for number in range(5):
+        time.sleep(0.03)  # old enough to be remembered
+        before = bob.read(PLAN)
+        assert bob.read(PLAN) == before
+        alice.write(PLAN, f"{number}\n")
+        assert bob.read(PLAN) == f"{number}\n".encode()
+
+
+@pytest.mark.invariant("I5")
+@pytest.mark.invariant("I7")
+def test_commit_that_could_not_be_made_visible_is_read_all_the_same(root, alice, bob, monkeypatch):
+    """An acknowledged commit is the truth, also when installing it failed."""
+    alice.read(PLAN)
+    time.sleep(0.03)
+    for _ in range(3):
+        assert bob.read(PLAN) == b"first\n"
+
+    def fails(*_):
+        raise OSError(errno.EIO, "input/output error")
+
+    monkeypatch.setattr("coherent_volume.install.renameat2", fails)
+    commit = alice.write(PLAN, "one\n")
+    monkeypatch.undo()
+
+    assert (commit.generation, commit.installed) == (1, False)
+    assert bob.read(PLAN) == b"one\n"
+    assert (root / PLAN).read_bytes() == b"one\n"
+    alice.write(PLAN, "two\n")
+    assert bob.read(PLAN) == b"two\n"
 
 
 def test_known_answer_without_data_renews_the_view_all_the_same(alice, bob):

@@ -28,7 +28,7 @@ import os
 import time
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -141,6 +141,7 @@ def check(operations: Iterable[Operation]) -> list[Violation]:
     return [
         violation
         for path, of_path in sorted(by_path.items())
+        for chain in [_Chain.of(path, _numbered(of_path))]
         for rule in (
             _generations_are_unique,
             _generations_hold_one_content,
@@ -150,7 +151,26 @@ def check(operations: Iterable[Operation]) -> list[Violation]:
             _time_goes_forward,
             _foreign_edits_are_seen,
         )
-        for violation in rule(_Chain.of(path, of_path))
+        for violation in rule(chain)
+    ]
+
+
+def _numbered(operations: Sequence[Operation]) -> list[Operation]:
+    """Give each read without a number the number of the one generation with its content."""
+    numbers: defaultdict[str | None, set[int]] = defaultdict(set)
+    for operation in operations:
+        if operation.outcome == "done" and operation.generation is not None:
+            numbers[operation.content].add(operation.generation)
+    # These may be generations that nobody was told of.
+    untold = {o.content for o in operations if o.kind == "foreign" or o.repeats}
+    return [
+        replace(operation, generation=min(numbers[operation.content]))
+        if operation.kind == "read"
+        and operation.generation is None
+        and operation.content not in {None, ABSENT, *untold}
+        and len(numbers[operation.content]) == 1
+        else operation
+        for operation in operations
     ]
 
 
@@ -268,6 +288,8 @@ def _may_hold_anything(chain: _Chain, generation: int | None) -> bool:
     """Whether the generation was made by an operation whose result nobody recorded."""
     if generation is not None and generation in chain.commits:
         return chain.commits[generation].content is None
+    if generation is None and any(o.content is None for o in chain.commits.values()):
+        return True
     return any(o.content is None for o in chain.optional())
 
 
@@ -276,13 +298,15 @@ def _commits_succeed_what_they_saw(chain: _Chain) -> Iterator[Violation]:
         if commit.base is not None and commit.base != generation - 1:
             text = f"generation {generation} claims to succeed {commit.base}"
             yield chain.violation("wrong base", text, commit)
-        before = chain.contents.get(generation - 1, set())
-        # Generation 0 may have had several contents; then it proves nothing.
-        if commit.derived_from is None or len(before) != 1 or commit.derived_from in before:
+        before = set(chain.contents.get(generation - 1, ()))
+        if before and generation == 1:
+            # Outsiders may give generation 0 one content after the other.
+            before |= {o.content for o in chain.operations if o.kind == "foreign"}
+        if not before or commit.derived_from is None or commit.derived_from in before:
             continue
         text = (
             f"generation {generation} was derived from {commit.derived_from!r},"
-            f" but generation {generation - 1} holds {next(iter(before))!r}"
+            f" but generation {generation - 1} holds {sorted(map(str, before))}"
         )
         yield chain.violation("lost update", text, chain.commits.get(generation - 1), commit)
 

@@ -5,7 +5,7 @@ this one, and compares. It says *what* must come out; which exact error of two
 that fit may be told is left open where the protocol leaves it open.
 
 An outsider's edit changes what is visible at once; it becomes a generation when
-the next visitor comes (``settle``), so two edits with nobody between are one.
+the next visitor comes (``settle``).
 """
 
 from __future__ import annotations
@@ -150,12 +150,10 @@ class VolumeModel:
     def append(self, session: str, path: str, tail: bytes) -> Outcome:
         """Derived from the head, made if there is none; a stale view stays as it was."""
         artifact = self.artifact(path)
-        current = self._is_current(session, path, artifact)
-        before = self.views.get((session, path))
-        outcome = self._commit(session, path, artifact, (artifact.content or b"") + tail)
-        if not current:
-            self._restore(session, path, before)
-        return outcome
+        renews = self._is_current(session, path, artifact)
+        return self._commit(
+            session, path, artifact, (artifact.content or b"") + tail, renews=renews
+        )
 
     def update(self, session: str, path: str, suffix: bytes) -> Outcome:
         """The function was handed the head, so the view is current afterwards."""
@@ -168,7 +166,7 @@ class VolumeModel:
         """A deletion here and a creation there, both or none."""
         here, there = self.artifact(source), self.artifact(target)
         if here.content is None:
-            return self.delete(session, source)
+            return _outcome("not found")
         refusal = self._refusal(session, source, here, None)
         if refusal is not None and there.content is not None:
             return Outcome(refusal.verdicts | {"exists"})
@@ -195,9 +193,8 @@ class VolumeModel:
         return stale, renumbered
 
     def is_current(self, session: str, path: str) -> bool:
-        """Whether ``state`` says S: the session saw what is there."""
-        artifact = self.artifact(path)
-        return artifact.content is not None and self._is_current(session, path, artifact)
+        """Whether ``state`` says S: the session saw what is there, or that nothing is."""
+        return self._is_current(session, path, self.artifact(path))
 
     # ── rules ────────────────────────────────────────────────────────────────
 
@@ -217,20 +214,22 @@ class VolumeModel:
         return _outcome("foreign edit" if artifact.foreign_head else "stale")
 
     def _commit(
-        self, session: str, path: str, artifact: Artifact, content: bytes | None
+        self,
+        session: str,
+        path: str,
+        artifact: Artifact,
+        content: bytes | None,
+        *,
+        renews: bool = True,
     ) -> Outcome:
         changed = content != artifact.content
         if changed:
             artifact.advance(content)
-        self._see(session, path)
+        if renews:
+            artifact.registered = True
+            self._see(session, path)
         return _outcome("done" if changed else "unchanged", of=artifact)
 
     def _see(self, session: str, path: str) -> None:
         artifact = self.artifacts[path]
         self.views[session, path] = View(artifact.head, artifact.content)
-
-    def _restore(self, session: str, path: str, view: View | None) -> None:
-        if view is None:
-            self.views.pop((session, path), None)
-        else:
-            self.views[session, path] = view

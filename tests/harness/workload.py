@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import random
+import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -23,23 +24,46 @@ from coherent_volume import (
     NotFoundError,
     UnavailableError,
     UnconfirmedError,
+    points,
 )
 from tests.harness.editors import signed
 from tests.harness.history import ABSENT, Recorder, fingerprint
 from tests.harness.processes import say
 
-__all__ = ["count_up", "live", "write_often"]
+__all__ = ["FOREVER_S", "count_up", "live", "write_often"]
 
 FOREVER_S = 3600.0
 
 
-def write_often(root: str, path: str, session: str, seed: int, seconds: float) -> None:
+def _mortal(rng: random.Random, chance: float) -> None:
+    """Let this process be killed with that chance at each named point of the protocol.
+
+    Kills at random times seldom meet the short moments between two steps.
+    """
+
+    def reached(_: str) -> None:
+        if rng.random() < chance:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    if chance:
+        points.reached = reached
+
+
+def write_often(
+    root: str,
+    path: str,
+    session: str,
+    seed: int,
+    seconds: float = FOREVER_S,
+    mortality: float = 0.0,
+) -> None:
     """Read and write signed texts; say what was acknowledged, and the text of each attempt.
 
     A refusal is followed by reading again; the text that was refused is not
     tried a second time.
     """
     rng = random.Random(seed)
+    _mortal(rng, mortality)
     end = time.monotonic() + seconds
     with CoherentVolume(root, session=session) as volume:
         say("ready")
@@ -134,16 +158,18 @@ class _Life:
     def read(self, path: str) -> None:
         with self.recorder.operation("read", path) as learned:
             try:
-                seen = self.volume.observe(path)
+                # A plain read tells no number, and may be served from memory.
+                seen = self.volume.observe(path) if self.rng.random() < 0.5 else None
+                data = self.volume.read(path) if seen is None else seen.data
             except NotFoundError as error:
                 learned.update(content=ABSENT, generation=error.fields.get("generation"))
                 self.in_hand[path] = ABSENT
             except UnavailableError as error:
                 learned.update(outcome="refused", note=type(error).__name__)
             else:
-                assert seen.data is not None
-                content = fingerprint(seen.data)
-                learned.update(content=content, generation=seen.generation)
+                assert data is not None
+                content = fingerprint(data)
+                learned.update(content=content, generation=seen and seen.generation)
                 self.in_hand[path] = content
 
     def write(self, path: str) -> None:
@@ -210,9 +236,11 @@ def live(
     paths: list[str],
     seconds: float = FOREVER_S,
     edits: bool = False,
+    mortality: float = 0.0,
 ) -> None:
     """Do random things to *paths* until the time is over, or until killed."""
     end = time.monotonic() + seconds
+    _mortal(random.Random(seed), mortality)
     with CoherentVolume(root, session=session) as volume:
         life = _Life(volume, Recorder(log, volume.session.name), seed)
         deeds: list[tuple[Callable[[str], None], int]] = [
@@ -227,7 +255,9 @@ def live(
         say("ready")
         while time.monotonic() < end:
             (deed,) = life.rng.choices([d for d, _ in deeds], [weight for _, weight in deeds])
-            deed(life.rng.choice(paths))
+            # The last path has it quiet: what is read there may be served from memory.
+            weights = [*[20] * (len(paths) - 1), 2]
+            deed(life.rng.choices(paths, weights)[0])
             if life.rng.random() < 0.3:
                 _think(life.rng)
         say("done")
