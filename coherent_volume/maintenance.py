@@ -199,17 +199,18 @@ def finish(parts: VolumeParts, now: int) -> None:
     """Remove displaced inodes whose time has come, and forget their installs."""
     done: list[InstallRow] = []
     spare: list[Displaced] = []
-    for _ in range(len(parts.displaced)):
-        displaced = parts.displaced.popleft()
+    for displaced in list(parts.displaced):
+        if displaced.not_before_ns > now or not _disposed(parts, displaced):
+            continue
         stage = displaced.record.stage
-        if displaced.not_before_ns <= now and _disposed(parts, displaced):
-            done.append(displaced.record)
-            if displaced.verified and stage.startswith(parts.staging.token):
-                spare.append(displaced)
-            else:
-                parts.staging.discard(stage)
+        done.append(displaced.record)
+        if displaced.verified and stage.startswith(parts.staging.token):
+            spare.append(displaced)
         else:
-            parts.displaced.append(displaced)
+            parts.staging.discard(stage)
+        # It leaves the queue when it is done, so that an empty queue means rest.
+        with contextlib.suppress(ValueError):
+            parts.displaced.remove(displaced)
     while parts.dropped_objects:
         parts.staging.drop_object(parts.dropped_objects.popleft())
     if parts.flush_failed:
