@@ -2,47 +2,24 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
-import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import AbstractContextManager
-from types import TracebackType
-from typing import IO, Any, BinaryIO, Self, TypeVar
+from typing import IO, Any, BinaryIO
 
-from coherent_volume import artifact_io, checkup, leasing, operations, overview, views
-from coherent_volume.addresses import Addresses
-from coherent_volume.cache import ContentCache
-from coherent_volume.errors import (
-    ClosedError,
-    CoherenceError,
-)
+from coherent_volume import artifact_io, leasing, operations, overview, views
 from coherent_volume.files import CHUNK
-from coherent_volume.forking import watch_forks
-from coherent_volume.layout import open_parts
 from coherent_volume.leasing import Lease
-from coherent_volume.maintenance import Maintenance
-from coherent_volume.model import (
-    ArtifactKey,
-    CheckReport,
-    Commit,
-    Durability,
-    LogEntry,
-    Observation,
-    SessionInfo,
-    State,
-    VolumeStatus,
-)
+from coherent_volume.model import ArtifactKey, Commit, Observation, State
 from coherent_volume.operations import Base, as_bytes
 from coherent_volume.parts import VolumeParts
 from coherent_volume.paths import PathArgument
+from coherent_volume.volume_feed import FeedMethods
+from coherent_volume.volume_history import HistoryMethods
 
 __all__ = ["CoherentVolume"]
 
-T = TypeVar("T")
 
-
-class CoherentVolume:
+class CoherentVolume(HistoryMethods, FeedMethods):
     """A directory whose managed files never lose an update.
 
     It remembers which generation of which file this session saw and makes every
@@ -55,26 +32,6 @@ class CoherentVolume:
     (default: COHERENT_SESSION, else this process). *durability* is what an
     acknowledged commit survives: "power" (the default) or "process".
     """
-
-    def __init__(
-        self,
-        root: PathArgument,
-        managed: Sequence[str] | None = None,
-        session: str | None = None,
-        durability: Durability | None = None,
-    ) -> None:
-        globs = managed if managed is None or isinstance(managed, str) else tuple(managed)
-        self._parts = open_parts(root, globs, session, durability)  # type: ignore[arg-type]
-        self._cache = ContentCache(self._parts.root.descriptor)
-        self._maintenance = Maintenance(self._parts)
-        self._addresses = Addresses(self._parts)
-        self._seen_here = self._parts.session.seen_here
-        self._parts.on_fork += [self._cache.clear, self._maintenance.become_child]
-        watch_forks(self._parts)
-        with contextlib.suppress(CoherenceError, OSError):
-            self._parts.announce()  # for status; whoever must be seen alive asks again
-        # At interpreter exit too: a connection is closed under the gate.
-        self._finalizer = weakref.finalize(self, self._maintenance.shut, self._cache.clear)
 
     # ── reading ──────────────────────────────────────────────────────────────
 
@@ -222,78 +179,3 @@ class CoherentVolume:
     def break_lease(self, path: PathArgument) -> bool:
         """Take a lease from its holder, who is fenced; False when there is none."""
         return self._on(path, leasing.break_lease)
-
-    def log(self, path: PathArgument | None = None, limit: int | None = None) -> list[LogEntry]:
-        """The commits of *path*, or of all artifacts, newest first."""
-        if path is None:
-            return overview.log(self._open_parts(), None, limit)
-        return self._on(path, lambda parts, key: overview.log(parts, key, limit))
-
-    def status(self) -> VolumeStatus:
-        """A still picture: artifacts, sessions, what is unsettled or refused."""
-        return overview.status(self._open_parts())
-
-    def check(
-        self, repair: bool = False, progress: Callable[[int, int], None] | None = None
-    ) -> CheckReport:
-        """Compare records, history and files; *progress* is told (done, in all)."""
-        return checkup.check(self._open_parts(), repair=repair, progress=progress)
-
-    # ── the volume itself ────────────────────────────────────────────────────
-
-    @property
-    def root(self) -> str:
-        """The root directory's real path."""
-        return os.fsdecode(self._parts.root.path)
-
-    @property
-    def session(self) -> SessionInfo:
-        """Who this volume object reads and writes as."""
-        return self._parts.session.info
-
-    @property
-    def managed(self) -> tuple[str, ...]:
-        """The managed globs."""
-        return self._parts.config.managed
-
-    @property
-    def durability(self) -> Durability:
-        """What an acknowledged commit survives."""
-        return self._parts.config.durability
-
-    def close(self) -> None:
-        """Finish the clean-up and let go of everything; may be called again."""
-        self._finalizer()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
-
-    def _open_parts(self) -> VolumeParts:
-        if not self._finalizer.alive:
-            raise ClosedError("this volume is closed", path=self.root)
-        return self._parts
-
-    def _on(self, path: PathArgument, act: Callable[[VolumeParts, ArtifactKey], T]) -> T:
-        self._open_parts()
-        return self._addresses.on(path, act)
-
-    def _commit(
-        self,
-        path: PathArgument,
-        act: Callable[[VolumeParts, ArtifactKey], Commit],
-        *,
-        once: bool = False,
-    ) -> Commit:
-        self._open_parts()
-        try:
-            return (self._addresses.once if once else self._addresses.on)(path, act)
-        finally:
-            self._maintenance.nudge()

@@ -47,6 +47,8 @@ ROWS = (
     ("commit", "reading", "maintenance", "rebuild"),
     ("operations", "checkup", "overview", "cache"),
     ("views", "addresses", "artifact_io"),
+    ("volume_base",),
+    ("volume_history", "volume_feed"),
     ("volume",),
     ("coherent_volume",),
     ("fuse_mount",),

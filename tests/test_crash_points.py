@@ -346,7 +346,10 @@ def test_process_killed_at_any_point_leaves_old_or_new(nurseries, tmp_path, scen
             case = Case(nurseries[lane], template, tmp_path / f"{name}{ordinal}", scenario)
             try:
                 ended = case.run((name, ordinal))
-                assert ended.killed, ended.events
+                # How often the gate is tried again depends on how long another
+                # process holds a file open: a later time may not come at all.
+                again = ordinal > 1 and ended.status == 0
+                assert ended.killed or again, ended.events
                 _assert_survived(case, ended)
             except AssertionError as error:
                 complaints.append(f"killed at {name}, time {ordinal}: {error}")

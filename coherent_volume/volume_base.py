@@ -1,0 +1,110 @@
+"""The base of the façade: one opened volume, its life and its paths.
+
+Owns opening, closing, what must be made whole after a fork, and the way from a
+path to an artifact's key. The groups of methods (history, feed) and the façade
+itself stand on it. Knows no operation.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import weakref
+from collections.abc import Callable, Sequence
+from types import TracebackType
+from typing import Self, TypeVar
+
+from coherent_volume.addresses import Addresses
+from coherent_volume.cache import ContentCache
+from coherent_volume.errors import ClosedError, CoherenceError
+from coherent_volume.forking import watch_forks
+from coherent_volume.layout import open_parts
+from coherent_volume.maintenance import Maintenance
+from coherent_volume.model import ArtifactKey, Commit, Durability, SessionInfo
+from coherent_volume.parts import VolumeParts
+from coherent_volume.paths import PathArgument
+
+__all__ = ["OpenVolume"]
+
+T = TypeVar("T")
+
+
+class OpenVolume:
+    """One volume, open in one session."""
+
+    def __init__(
+        self,
+        root: PathArgument,
+        managed: Sequence[str] | None = None,
+        session: str | None = None,
+        durability: Durability | None = None,
+    ) -> None:
+        globs = managed if managed is None or isinstance(managed, str) else tuple(managed)
+        self._parts = open_parts(root, globs, session, durability)  # type: ignore[arg-type]
+        self._cache = ContentCache(self._parts.root.descriptor)
+        self._maintenance = Maintenance(self._parts)
+        self._addresses = Addresses(self._parts)
+        self._seen_here = self._parts.session.seen_here
+        self._parts.on_fork += [self._cache.clear, self._maintenance.become_child]
+        watch_forks(self._parts)
+        with contextlib.suppress(CoherenceError, OSError):
+            self._parts.announce()  # for status; whoever must be seen alive asks again
+        # At interpreter exit too: a connection is closed under the gate.
+        self._finalizer = weakref.finalize(self, self._maintenance.shut, self._cache.clear)
+
+    @property
+    def root(self) -> str:
+        """The root directory's real path."""
+        return os.fsdecode(self._parts.root.path)
+
+    @property
+    def session(self) -> SessionInfo:
+        """Who this volume object reads and writes as."""
+        return self._parts.session.info
+
+    @property
+    def managed(self) -> tuple[str, ...]:
+        """The managed globs."""
+        return self._parts.config.managed
+
+    @property
+    def durability(self) -> Durability:
+        """What an acknowledged commit survives."""
+        return self._parts.config.durability
+
+    def close(self) -> None:
+        """Finish the clean-up and let go of everything; may be called again."""
+        self._finalizer()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _open_parts(self) -> VolumeParts:
+        if not self._finalizer.alive:
+            raise ClosedError("this volume is closed", path=self.root)
+        return self._parts
+
+    def _on(self, path: PathArgument, act: Callable[[VolumeParts, ArtifactKey], T]) -> T:
+        self._open_parts()
+        return self._addresses.on(path, act)
+
+    def _commit(
+        self,
+        path: PathArgument,
+        act: Callable[[VolumeParts, ArtifactKey], Commit],
+        *,
+        once: bool = False,
+    ) -> Commit:
+        self._open_parts()
+        try:
+            return (self._addresses.once if once else self._addresses.on)(path, act)
+        finally:
+            self._maintenance.nudge()
