@@ -22,7 +22,7 @@ from coherent_volume.errors import (
     UsageError,
     from_os_error,
 )
-from coherent_volume.globs import ManagedGlobs
+from coherent_volume.globs import ManagedGlobs, Rules
 from coherent_volume.identity import boot_id
 from coherent_volume.locks import FairLock, lifecycle_lock
 from coherent_volume.model import Durability
@@ -177,6 +177,7 @@ def _open(root: Root, found: _Found, session: str | None) -> VolumeParts:
         config=config,
         incarnation=found.incarnation,
         globs=globs,
+        rules=Rules(config),
         sidecar=sidecar,
         staging=staging,
         session=Session(info, sidecar),

@@ -19,7 +19,7 @@ from typing import NamedTuple, Protocol
 
 from coherent_volume.config import Config
 from coherent_volume.files import Looks
-from coherent_volume.globs import ManagedGlobs
+from coherent_volume.globs import ManagedGlobs, Rules
 from coherent_volume.locks import FairLock, Presence
 from coherent_volume.model import ArtifactKey
 from coherent_volume.paths import Root
@@ -66,6 +66,7 @@ class VolumeParts:
     config: Config
     incarnation: str
     globs: ManagedGlobs
+    rules: Rules
     sidecar: Sidecar
     staging: Staging
     session: Session
