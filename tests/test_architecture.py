@@ -60,6 +60,7 @@ HOMES = {
     "ctypes": "coherent_volume.syscalls",
     "filelock": "coherent_volume.locks",
     "fuse": "fuse_mount",
+    "merge3": "coherent_volume.merge",
     "pathspec": "coherent_volume.globs",
     "portalocker": "coherent_volume.locks",
     "rich": "cli",
