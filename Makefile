@@ -15,7 +15,7 @@ INCUMBENT_STAMP := .venv-incumbent/.installed-$(PLACE)
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo test check bench clean
+.PHONY: help demo test check model bench clean
 .DEFAULT_GOAL := help
 
 help:  ## Show this list.
@@ -32,6 +32,9 @@ check: $(STAMP)  ## Lint, layout and types.
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
 	$(RUN) -m mypy
+
+model: $(STAMP)  ## Check the model of the protocol: TLA+ and Python count the same states, every mutant falls.
+	$(RUN) -m formal.check $(ARGS)
 
 bench: $(STAMP)  ## Print the benchmark table: ours, plain Python, and the incumbent.
 	@test -f $(INCUMBENT_STAMP) || { \

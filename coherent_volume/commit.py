@@ -30,6 +30,7 @@ from coherent_volume.errors import (
 )
 from coherent_volume.files import WriterPresent
 from coherent_volume.gating import remember, settled_heads
+from coherent_volume.ground import flush_below
 from coherent_volume.install import (
     Outcome,
     install,
@@ -80,6 +81,8 @@ def commit(parts: VolumeParts, intents: Sequence[Intent]) -> list[Commit]:
                         )
                         for intent, head in zip(intents, heads, strict=True)
                     ]
+                    for head, (folder, _) in zip(heads, places, strict=True):
+                        flush_below(parts, folder, head.key, head.row, head.look)
                     done, raced = _publish_and_install(parts, intents, heads, places)
             if raced is not None:
                 raise _raced_error(parts, *raced)

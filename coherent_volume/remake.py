@@ -15,6 +15,7 @@ from coherent_volume import points
 from coherent_volume.attributes import Attributes
 from coherent_volume.errors import DamagedError, NotFoundError
 from coherent_volume.files import CHUNK, Look, chunks_of, look
+from coherent_volume.ground import flush_before_forgetting
 from coherent_volume.install import Outcome, install, install_row, previous_of, put_back
 from coherent_volume.model import ArtifactKey
 from coherent_volume.parts import Displaced, VolumeParts
@@ -33,12 +34,10 @@ def after_another_boot(parts: VolumeParts, key: ArtifactKey, row: ArtifactRow) -
         return row
     seen = look(parts.root.descriptor, key)
     try:
-        if seen.digest == row.digest:
+        if seen.digest == row.digest or not _is_ours(seen, row, installs):
+            flush_before_forgetting(parts, key, seen)
             _forget(parts, installs)
-            return row
-        if not _is_ours(seen, row, installs):
-            _forget(parts, installs)
-            return row  # a foreign edit since; the caller adopts it
+            return row  # settled; or a foreign edit since, which the caller adopts
         _keep_aside(parts, key, row, seen)
     finally:
         seen.close()

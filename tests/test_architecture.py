@@ -39,7 +39,7 @@ ROWS = (
     ("session",),
     ("parts",),
     ("layout", "forking", "inventory"),
-    ("install",),
+    ("install", "ground"),
     ("remake",),
     ("recovery",),
     ("gating",),
