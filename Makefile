@@ -15,7 +15,7 @@ INCUMBENT_STAMP := .venv-incumbent/.installed-$(PLACE)
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo test check model bench clean
+.PHONY: help demo test check model mutants bench clean
 .DEFAULT_GOAL := help
 
 help:  ## Show this list.
@@ -35,6 +35,9 @@ check: $(STAMP)  ## Lint, layout and types.
 
 model: $(STAMP)  ## Check the model of the protocol: TLA+ and Python count the same states, every mutant falls.
 	$(RUN) -m formal.check $(ARGS)
+
+mutants: $(STAMP)  ## Break the code on purpose, one line at a time; each break must be caught by its check.
+	$(RUN) -m proof.mutants $(ARGS)
 
 bench: $(STAMP)  ## Print the benchmark table: ours, plain Python, and the incumbent.
 	@test -f $(INCUMBENT_STAMP) || { \

@@ -325,6 +325,38 @@ def test_edit_in_the_middle_of_a_commit_is_kept_and_so_is_the_commit(
         assert past[-1].session == "outside"
 
 
+def _write_in_place(path: str, data: str) -> None:
+    descriptor = os.open(path, os.O_WRONLY | os.O_TRUNC)  # waits for the commit's lease
+    os.write(descriptor, data.encode())
+    os.close(descriptor)
+
+
+@pytest.mark.invariant("I8")
+def test_editor_that_opened_the_file_in_the_middle_of_a_commit_gets_its_name_back(
+    root, volume, monkeypatch
+):
+    """It resolved the name already: its bytes go to that inode, which must be the visible one."""
+    alice, bob = volume("alice"), volume("bob")
+    alice.create("plans/text", "one")
+    with Workers() as workers:
+
+        def open_at_the_exchange(name):
+            if name == "before_install" and not workers.all:
+                workers.start(_write_in_place, path=root / "plans/text", data="in place")
+                until(lambda: "BREAKING" in Path("/proc/locks").read_text(), "the editor waits")
+
+        monkeypatch.setattr(points, "reached", open_at_the_exchange)
+        refusal = _refusal_of(lambda: alice.write("plans/text", "two"))
+        monkeypatch.undo()
+        workers.finish()
+
+    assert isinstance(refusal, ForeignEditError)
+    assert (root / "plans/text").read_bytes() == b"in place"
+    assert bob.read("plans/text") == b"in place"
+    kept = _closed(root, alice, bob)
+    assert [p.content for p in kept.of("plans/text")] == [b"one", b"two", b"in place"]
+
+
 @pytest.mark.invariant("I8")
 @pytest.mark.parametrize("second", RENAMERS)
 @pytest.mark.parametrize("point", ["race_found", "put_back"])

@@ -1,0 +1,1 @@
+"""What proves the guarantees: breaks that a named check must catch, and one table of it all."""
