@@ -65,6 +65,14 @@ MUTANTS = (
         "test_lost_update.py::test_write_to_an_artifact_never_read_is_refused",
     ),
     Mutant(
+        "a commit skips a number",
+        "I2",
+        "commit",
+        "    generation = head.generation + 1\n    staged",
+        "    generation = head.generation + 2\n    staged",
+        "test_generations.py",
+    ),
+    Mutant(
         "no gate around check and publish",
         "I3",
         "gating",
@@ -114,7 +122,7 @@ MUTANTS = (
     ),
     Mutant(
         "memory is served without a look at the file",
-        "I5",
+        "I9",
         "cache",
         "found.st_ctime_ns == entry[4]\n            and found.st_ino == entry[1]",
         "found.st_ctime_ns\n            or found.st_ino == entry[1]",
@@ -203,12 +211,12 @@ MUTANTS = (
     ),
     Mutant(
         "an observation is remembered before its delivery",
-        "I9",
+        "I1",
         "views",
         "    if look.data is not None:\n        sink.write(look.data)\n",
         "    record(parts, key, reading)\n"
         "    if look.data is not None:\n        sink.write(look.data)\n",
-        "test_cli_content.py",
+        "test_recovery.py::test_content_that_could_not_be_delivered_was_not_seen",
     ),
     Mutant(
         "a dead holder keeps its lease",
