@@ -90,6 +90,7 @@ class HistoryRow(NamedTuple):
     digest: Digest
     size: int
     companions: int
+    saw: int | None
     object: str | None
 
 
@@ -141,6 +142,8 @@ class Publication:
     """An earlier install, of the same stage, that this one takes the place of."""
     observer: str | None = None
     """A named session whose observation this generation becomes."""
+    saw: int | None = None
+    """The generation that the author of a merge had seen."""
 
 
 def artifact_checksum(

@@ -49,7 +49,7 @@ _AGED = (
     " WHERE h.at < ? AND h.generation < a.generation ORDER BY h.seq LIMIT ?"
 )
 HISTORY_COLUMNS = (
-    "artifact, generation, base, kind, session, at, digest, size, companions, object, content"
+    "artifact, generation, base, kind, session, at, digest, size, companions, saw, object, content"
 )
 _INSTALL = (
     "SELECT artifact, generation, stage, staged_inode, staged_mtime_ns, previous_inode,"
@@ -310,7 +310,7 @@ def _insert_history(
 ) -> int:
     base = max(new.generation - 1, 0) if new.row is None else new.row.generation
     inserted = connection.execute(
-        f"INSERT INTO history ({HISTORY_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        f"INSERT INTO history ({HISTORY_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         (
             artifact,
             new.generation,
@@ -321,6 +321,7 @@ def _insert_history(
             new.digest,
             new.size,
             companions,
+            new.saw,
             new.object,
             new.content,
         ),
