@@ -73,7 +73,8 @@ def why(path: str, value: ConflictReport | None) -> Reply:
 
     def text() -> str:
         if value is None:
-            return f"{printable(path)}: nothing of yours was refused, and nothing that you read is stale\n"
+            said = "nothing of yours was refused, and nothing that you read is stale"
+            return f"{printable(path)}: {said}\n"
         return f"{plain(value.text())}\n"
 
     return Reply({"report": None if value is None else value.as_dict()}, text)

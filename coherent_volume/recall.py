@@ -108,7 +108,7 @@ def passed_since(
     parts: VolumeParts, key: ArtifactKey, base: int | None, head: int
 ) -> tuple[list[Passed], int]:
     """Commits after *base* up to *head*, oldest first, and how many are left out."""
-    after = head - _SHOWN_EACH_END if base is None else base
+    after = max(head - _SHOWN_EACH_END, 0) if base is None else base
     total = _rows(parts, "count(*)", key, after, head, "")[0][0]
     columns = "h.generation, h.session, h.kind, h.at"
     if total <= 2 * _SHOWN_EACH_END:
