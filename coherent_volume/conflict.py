@@ -67,7 +67,13 @@ class ConflictReport:
 
     def as_dict(self) -> dict[str, Any]:
         """The report as plain values, for JSON."""
-        return asdict(self)
+        # Written out: dataclasses.asdict copies every string of the diff on its own.
+        return {
+            **{name: getattr(self, name) for name in self.__slots__},
+            "between": [asdict(each) for each in self.between],
+            "diff": list(self.diff),
+            "ways_out": [asdict(each) for each in self.ways_out],
+        }
 
     @staticmethod
     def from_dict(fields: dict[str, Any]) -> ConflictReport:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import io
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from coherent_volume.errors import printable
 
@@ -39,6 +39,7 @@ _PAIRS_MAX = 100_000
 _LINE_MAX = 500
 _SHORT = 200  # lines; below this the library leaves no line out of its index
 
+T = TypeVar("T")
 Block = tuple[int, int, int]
 """A run of equal lines: where it starts in one, in the other, and its length."""
 
@@ -81,13 +82,9 @@ def matching_blocks(
 
     Raises TooAlikeError when more than *pairs_max* pairs of lines are equal.
     """
-    begin = 0
     shorter = min(len(old), len(new))
-    while begin < shorter and old[begin] == new[begin]:
-        begin += 1
-    end = 0
-    while end < shorter - begin and old[-1 - end] == new[-1 - end]:
-        end += 1
+    begin = _equal_start(old, new, shorter)
+    end = _equal_end(old, new, shorter - begin)
     blocks = [(0, 0, begin)] if begin else []
     blocks += [
         (i + begin, j + begin, length)
@@ -150,25 +147,36 @@ def _equal_ends(old: bytes, new: bytes) -> tuple[int, int]:
     A few lines of context stay, and what is left out stays equal in both.
     """
     shorter = min(len(old), len(new))
-    begin = _most(shorter, lambda n: old[:n] == new[:n])
+    begin = _equal_start(old, new, shorter)
     if begin == len(old) == len(new):
         return begin, 0
     for _ in range(_CONTEXT + 1):
         begin = max(old.rfind(b"\n", 0, max(begin - 1, 0)) + 1, 0) if begin else 0
-    room = shorter - begin
-    end = _most(room, lambda n: old[len(old) - n :] == new[len(new) - n :])
+    end = _equal_end(old, new, shorter - begin)
     for _ in range(_CONTEXT + 1):
         after = old.find(b"\n", len(old) - end) if end else -1
         end = len(old) - after - 1 if after >= 0 else 0
     return begin, end
 
 
-def _most(limit: int, holds: object) -> int:
-    """The largest n up to *limit* for which *holds*, which holds for all below it."""
+def _equal_start(old: Sequence[T], new: Sequence[T], limit: int) -> int:
+    """How much of the beginnings is equal, up to *limit*; by halves, at the speed of slices."""
     low, high = 0, limit
     while low < high:
         middle = (low + high + 1) // 2
-        if holds(middle):  # type: ignore[operator]
+        if old[low:middle] == new[low:middle]:
+            low = middle
+        else:
+            high = middle - 1
+    return low
+
+
+def _equal_end(old: Sequence[T], new: Sequence[T], limit: int) -> int:
+    """As ``_equal_start``, of the ends."""
+    low, high = 0, limit
+    while low < high:
+        middle = (low + high + 1) // 2
+        if old[len(old) - middle : len(old) - low] == new[len(new) - middle : len(new) - low]:
             low = middle
         else:
             high = middle - 1

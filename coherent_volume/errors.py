@@ -120,6 +120,8 @@ def printable(text: str) -> str:
     Names and session labels come from other parties; a terminal must never
     obey an escape sequence that one of them contains.
     """
+    if text.isprintable():
+        return text
     return "".join(
         c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode("ascii")
         for c in text

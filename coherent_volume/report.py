@@ -124,12 +124,9 @@ def explain(parts: VolumeParts, refusal: Refusal) -> ConflictReport:
 
 def stored(parts: VolumeParts, key: ArtifactKey) -> ConflictReport | None:
     """The report about this session's last refusal of *key*, while it is kept."""
-    flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW
     try:
         label = report_label(key, parts.session.name)
-        descriptor = os.open(label, flags, dir_fd=parts.staging.refused)
-        with os.fdopen(descriptor, "rb") as file:
-            return ConflictReport.from_dict(json.loads(file.read()))
+        return ConflictReport.from_dict(json.loads(parts.staging.noted(label)))
     except (OSError, ValueError, KeyError, TypeError):
         return None  # none, or somebody meddled with it
 
