@@ -245,7 +245,7 @@ def _publication(
     generation = head.generation + 1
     staged = intent.staged
     baseline = None
-    if head.row is None and head.look.exists:
+    if head.look.exists and _baseline_is_due(parts, head):
         baseline = (head.digest, head.look.stat.st_size, *keep_history(parts, head.look))
     if staged is not None:
         _bring_up_to_date(parts, intent, head, generation)
@@ -274,6 +274,18 @@ def _publication(
         observer=parts.session.observer if _renews(intent, view_is_current) else None,
         saw=intent.saw,
     )
+
+
+def _baseline_is_due(parts: VolumeParts, head: Head) -> bool:
+    """Whether what stands there is generation 0 and the history lacks its content.
+
+    A named session's reading gives a large file a row without its content; now
+    that it is about to be displaced is the last moment to keep it.
+    """
+    if head.row is None:
+        return True
+    large = head.generation == 0 and head.look.stat.st_size > parts.staging.inline_max
+    return large and parts.sidecar.content(head.row.id, 0) is None
 
 
 def _bring_up_to_date(parts: VolumeParts, intent: Intent, head: Head, generation: int) -> None:

@@ -123,8 +123,8 @@ class Publication:
     ``row`` is the artifact's row as read under the same gate (None: none yet).
     ``content`` or ``object`` carries the bytes, neither for a deletion.
     ``baseline`` is generation 0 as (digest, size, content, object), given when
-    the artifact has no row yet but a file. ``install`` is None when the bytes
-    are visible already, as in an adopted foreign edit.
+    it is a file whose content is not in the history yet. ``install`` is None
+    when the bytes are visible already, as in an adopted foreign edit.
     """
 
     key: ArtifactKey

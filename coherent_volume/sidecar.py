@@ -289,6 +289,11 @@ def _advance(connection: Connection, new: Publication, boot: str, now: int) -> i
             # Read and write happen under one gate; a row that moved in between
             # means that the gate did not hold. Nothing has been written.
             raise DamagedError("the sidecar changed under the gate", path=_shown(new.key))
+        if new.baseline is not None:
+            connection.execute(
+                "UPDATE history SET content=?, object=? WHERE artifact=? AND generation=0",
+                (*new.baseline[2:], new.row.id),
+            )
         return new.row.id
     inserted = connection.execute(
         "INSERT INTO artifact (generation, digest, size, boot, checksum, path, epoch)"

@@ -171,6 +171,21 @@ def test_base_that_was_pruned_is_said(root, volume):
     assert not any("coherent merge" in each for each in commands(said))
 
 
+@pytest.mark.parametrize("durability", ["power", "process"])
+def test_large_file_that_was_never_committed_is_kept_when_it_is_displaced(root, volume, durability):
+    """A named session's reading leaves a row without the content, which is too large for it."""
+    lines = b"".join(b"line %d\n" % number for number in range(30_000))
+    (root / PLAN).write_bytes(lines)
+    with volume("alice", durability=durability) as alice:
+        alice.read(PLAN)
+    bob = volume("bob")
+    bob.read(PLAN)
+    bob.write(PLAN, lines + b"bob's\n")
+    said = refused(volume("alice"), b"alice's\n" + lines).report
+    assert said.diff[-1] == "+bob's"
+    assert said.merge == "clean"
+
+
 # ── each kind of refusal ─────────────────────────────────────────────────────
 
 
