@@ -125,7 +125,7 @@ def three_way(base: bytes, head: bytes, mine: bytes) -> Merged:
         return Merged(Verdict.TOO_ALIKE)
     if any(region.overlaps for region in regions):
         return Merged(Verdict.OVERLAPS, None, regions)
-    content = b"".join(line for region in regions for line in _resolved(region))
+    content = b"".join(b"".join(_resolved(region)) for region in regions)
     verdict = Verdict.CONTAINED if content == head else Verdict.CLEAN
     return Merged(verdict, content, regions)
 
@@ -159,7 +159,7 @@ def _unfit(*contents: bytes) -> Verdict | None:
         return Verdict.TOO_LARGE
     if not all(is_text(each) for each in contents):
         return Verdict.NOT_TEXT
-    if any(each.count(b"\n") > LINES_MAX for each in contents):
+    if any(len(each) > LINES_MAX and each.count(b"\n") > LINES_MAX for each in contents):
         return Verdict.TOO_LARGE
     return None
 
