@@ -415,6 +415,29 @@ def test_fenced_session_does_not_get_in_by_a_merge(ten, alice, bob):
     assert ten.read_bytes() == changed(2)
 
 
+@pytest.mark.invariant("I4")
+def test_session_that_is_fenced_during_the_merge_does_not_get_in(
+    ten, root, alice, bob, monkeypatch
+):
+    from coherent_volume import merging
+
+    stale(alice, bob)
+    plain = merging.three_way
+
+    def taken_away(*versions):
+        lease = bob.lease(PLAN)
+        alice.break_lease(PLAN)
+        lease.release()
+        return plain(*versions)
+
+    monkeypatch.setattr(merging, "three_way", taken_away)
+    with pytest.raises(FencedError) as refusal:
+        alice.write(PLAN, changed(7), on_conflict="merge")
+    assert ten.read_bytes() == changed(2)
+    assert (root / refusal.value.kept).read_bytes() == changed(7)
+    assert refusal.value.report.merge == "not derived"
+
+
 def test_what_was_never_read_is_not_merged(ten, alice):
     with pytest.raises(NotObservedError):
         alice.write(PLAN, changed(7), on_conflict="merge")
@@ -504,6 +527,38 @@ def test_many_processes_that_merge_lose_no_edit(root, process):
     assert (root / PLAN).read_bytes() == expected
 
 
+@pytest.mark.invariant("I7")
+@pytest.mark.parametrize("point", ["checked", "published", "installed"])
+def test_death_in_the_middle_of_a_merge_leaves_the_head_or_the_merged_content(
+    ten, root, alice, bob, process, point
+):
+    stale(alice, bob)
+    alice.close()
+    child = process.start(
+        """
+        import signal
+        from coherent_volume import CoherentVolume, points
+        volume = CoherentVolume(root, session="alice")
+        times = []
+        def reached(name):
+            times.append(name)
+            # "checked" comes for the refused try, too.
+            if times.count(name) == (2 if name == "checked" else 1) and name == point:
+                os.kill(os.getpid(), signal.SIGKILL)
+        points.reached = reached
+        volume.write("plans/plan.md", mine.encode(), on_conflict="merge")
+        """,
+        root=root,
+        point=point,
+        mine=changed(7).decode(),
+    )
+    assert child.wait() == -9
+    expected = changed(2) if point == "checked" else changed(2, 7)
+    assert bob.read(PLAN) == ten.read_bytes() == expected
+    kept = [each.file for each in bob.status().refused]
+    assert [(root / each).read_bytes() for each in kept] == [changed(7)]
+
+
 # ── the command ──────────────────────────────────────────────────────────────
 
 
@@ -525,6 +580,25 @@ def test_two_shells_edit_different_paragraphs_and_one_names_the_other(ten, shell
     assert ten.read_bytes() == changed(2, 7)
     entries = alice.ok("log", PLAN, "--json").json()["entries"]
     assert [(each["kind"], each["saw"]) for each in entries][:2] == [("merge", 0), ("write", None)]
+
+
+def test_two_shells_edit_the_same_line_and_the_second_is_told_everything(ten, root, shells):
+    alice, bob = shells
+    bob.ok("write", PLAN, input=changed(2))
+    done = alice("write", PLAN, "--merge", input=changed(2, word=b"mine"))
+    assert done.code == 75
+    assert ten.read_bytes() == changed(2)
+    kept = next(line for line in done.err.splitlines() if "is kept in" in line).split()[-1]
+    assert (root / kept).read_bytes() == changed(2, word=b"mine")
+    for expected in (
+        "generation 1  bob  write",
+        "  -line 2\n  +changed 2\n",
+        f"--mine {kept[:20]}",
+    ):
+        assert expected in done.err
+    first, second = alice.ok("why", PLAN), alice.ok("why", PLAN)
+    assert first.out == second.out
+    assert kept in first.text
 
 
 def test_merge_takes_refused_content_from_what_its_name_says(ten, shells):
