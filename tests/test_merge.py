@@ -422,15 +422,15 @@ def test_session_that_is_fenced_during_the_merge_does_not_get_in(
     from coherent_volume import merging
 
     stale(alice, bob)
-    plain = merging.three_way
+    plain = merging.read
 
-    def taken_away(*versions):
-        lease = bob.lease(PLAN)
+    def taken_away(*which):
+        # After the refusal, before the head is read that is merged with.
+        bob.lease(PLAN)
         alice.break_lease(PLAN)
-        lease.release()
-        return plain(*versions)
+        return plain(*which)
 
-    monkeypatch.setattr(merging, "three_way", taken_away)
+    monkeypatch.setattr(merging, "read", taken_away)
     with pytest.raises(FencedError) as refusal:
         alice.write(PLAN, changed(7), on_conflict="merge")
     assert ten.read_bytes() == changed(2)

@@ -341,6 +341,7 @@ def test_diff_of_a_large_file_takes_no_longer_than_looking_at_it():
     chosen = random.Random(1)
     alike = [b"".join(b"%d\n" % chosen.randrange(100) for _ in range(50_000)) for _ in range(2)]
     assert not unified(*alike, "a", "b").compared_whole
+    assert not unified(big, big.replace(b"line", b"row"), "a", "b").compared_whole
 
 
 # ── why ──────────────────────────────────────────────────────────────────────
