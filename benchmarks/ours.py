@@ -31,9 +31,9 @@ def make_volume(root: Path, durability: Durability = "power") -> CoherentVolume:
     return CoherentVolume(root, managed=MANAGED, durability=durability)
 
 
-def open_volume(root: Path) -> CoherentVolume:
+def open_volume(root: Path, session: str | None = None) -> CoherentVolume:
     """Open a volume that was made before."""
-    return CoherentVolume(root)
+    return CoherentVolume(root, session=session)
 
 
 def lay_out(root: Path, count: int, content: Callable[[int], bytes]) -> list[str]:

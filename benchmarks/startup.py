@@ -15,7 +15,7 @@ from benchmarks.settings import KIB, Context
 from benchmarks.table import Row, Target
 from benchmarks.workers import WorkerFailedError, environment
 
-__all__ = ["starts"]
+__all__ = ["command_line", "starts", "surroundings_with_bytecode"]
 
 IMPORT = Target(0.060, "<=", of="difference", unit="s")
 
@@ -86,16 +86,23 @@ def _command_read(context: Context, command: list[str]) -> Row:
     return _row("cli-read", "coherent read beside python -c open().read()", samples)
 
 
-def _alternate(context: Context, pairs: dict[str, list[str]]) -> Samples:
-    """Run commands in alternation and return their times.
+def surroundings_with_bytecode(context: Context) -> dict[str, str]:
+    """Return the environment of a command that finds its bytecode.
 
-    Bytecode goes to a place of this run's own, filled by the runs that are
-    thrown away: an installed package has its bytecode, whatever the
-    environment says about writing it.
+    It goes to a place of this run's own, filled by the first runs: an installed
+    package has its bytecode, whatever the environment says about writing it.
     """
     surroundings = environment()
     surroundings.pop("PYTHONDONTWRITEBYTECODE", None)
     surroundings["PYTHONPYCACHEPREFIX"] = str(context.directory / "bytecode")
-    run = partial(_run, surroundings)
+    return surroundings
+
+
+def _alternate(context: Context, pairs: dict[str, list[str]]) -> Samples:
+    """Run commands in alternation and return their times.
+
+    One run of each is thrown away.
+    """
+    run = partial(_run, surroundings_with_bytecode(context))
     arms = [Arm(name, run, partial(_same, command)) for name, command in pairs.items()]
     return interleave(arms, Plan(context.settings.startup_runs, 1), context.rng)

@@ -1,4 +1,4 @@
-"""read, write, create, append, rm, mv: artifacts one at a time.
+"""read, write, merge, create, append, rm, mv: artifacts one at a time.
 
 Content of any size passes in pieces, except through append and ``read --json``.
 """
@@ -7,17 +7,20 @@ from __future__ import annotations
 
 import base64
 import json
+import os
+import re
 from collections.abc import Iterable
 from typing import BinaryIO, cast
 
 from cli import render
 from cli.call import Common, Reply
-from cli.place import below_root, opened
+from cli.place import SIDECAR, below_root, opened
 from cli.source import Source
 from cli.streams import Output, emit
-from coherent_volume.errors import printable
+from coherent_volume.errors import UsageError, printable
+from coherent_volume.merge import MERGE_BYTES_MAX
 
-__all__ = ["append", "create", "mv", "read", "rm", "write"]
+__all__ = ["append", "create", "merge", "mv", "read", "rm", "write"]
 
 
 def read(common: Common, path: str) -> None:
@@ -33,14 +36,53 @@ def read(common: Common, path: str) -> None:
 
 
 def write(
-    common: Common, path: str, source: str | None, base: int | None, overwrite: bool
+    common: Common,
+    path: str,
+    source: str | None,
+    base: int | None,
+    overwrite: bool,
+    merge: bool,
 ) -> Reply:
     """Commit the new content of an artifact this session has read, or a new one."""
     where = below_root(path)
     with opened(common) as place, Source(source) as content:
         return render.commit(
-            place.volume.write_from(where, _stream(content), base=base, overwrite=overwrite)
+            place.volume.write_from(
+                where,
+                _stream(content),
+                base=base,
+                overwrite=overwrite,
+                on_conflict="merge" if merge else None,
+            )
         )
+
+
+def merge(common: Common, path: str, mine: str, base: int | None) -> Reply:
+    """Commit what the content of the file *mine* and the head become together."""
+    where = below_root(path)
+    with opened(common) as place, Source(mine, "--mine") as content:
+        data = content.read(MERGE_BYTES_MAX + 1)
+        if len(data) > MERGE_BYTES_MAX:
+            raise UsageError(
+                f"too large to be merged: more than {MERGE_BYTES_MAX >> 20} MiB", path=mine
+            )
+        derived = base if base is not None else _refused_from(place.volume.root, mine)
+        return render.commit(place.volume.merge(where, data, derived))
+
+
+def _refused_from(root: str, mine: str) -> int | None:
+    """The generation that refused content was derived from, as its name says."""
+    folder, name = os.path.split(os.path.realpath(mine))
+    if folder != os.path.join(root, SIDECAR, "refused"):
+        return None
+    if re.search(r"\.unseen\.[0-9a-f]{16}$", name):
+        raise UsageError(
+            "this content was not derived from any generation",
+            path=mine,
+            advice="Name one with --base, or read the artifact and edit it anew.",
+        )
+    found = re.search(r"\.g(\d{1,18})\.[0-9a-f]{16}$", name)
+    return int(found[1]) if found else None
 
 
 def create(common: Common, path: str, source: str | None) -> Reply:

@@ -34,11 +34,12 @@ class Form(NamedTuple):
 _COMMON = {"--json": "json", "--root": "root", "--as": "session"}
 _FROM = {"--from": ("source", None)}
 _BASE = {"--base": ("base", None), "--overwrite": ("overwrite", False)}
+_MERGE = {"--merge": ("merge", False)}
 _LIMIT = {"-n": ("limit", 50), "--limit": ("limit", 50)}
 
 FORMS = {
     "read": Form(("path",)),
-    "write": Form(("path",), options={**_FROM, **_BASE}),
+    "write": Form(("path",), options={**_FROM, **_BASE, **_MERGE}),
     "create": Form(("path",), options=_FROM),
     "append": Form(("path",), options=_FROM),
     "rm": Form(("path",), options=_BASE),
@@ -47,10 +48,11 @@ FORMS = {
     "edit": Form(("path",), command="command"),
     "reacquire": Form(many="paths"),
     "status": Form(),
+    "why": Form(("path",)),
     "log": Form(optional="path", options=_LIMIT),
     "session": Form(),
 }
-_FLAGS = frozenset({"json", "overwrite"})
+_FLAGS = frozenset({"json", "merge", "overwrite"})
 _NUMBERS = {"base": 0, "limit": 1}  # and the least that each may be
 
 

@@ -24,6 +24,7 @@ __all__ = [
     "CommandArgument",
     "FromOption",
     "JsonOption",
+    "MergeOption",
     "OverwriteOption",
     "PathArgument",
     "RootOption",
@@ -76,6 +77,9 @@ BaseOption = Annotated[
 ]
 OverwriteOption = Annotated[
     bool, typer.Option("--overwrite", help="Replace the head unseen; nobody's edit is checked for.")
+]
+MergeOption = Annotated[
+    bool, typer.Option("--merge", help="If it is stale, merge it where the edits are disjoint.")
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 RootOption = Annotated[

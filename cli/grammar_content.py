@@ -14,6 +14,7 @@ from cli.grammar import (
     CommandArgument,
     FromOption,
     JsonOption,
+    MergeOption,
     OverwriteOption,
     PathArgument,
     RootOption,
@@ -48,6 +49,7 @@ def write(
     source: FromOption = None,
     base: BaseOption = None,
     overwrite: OverwriteOption = False,
+    merge: MergeOption = False,
     json: JsonOption = False,
     root: RootOption = None,
     session: SessionOption = None,
@@ -56,8 +58,37 @@ def write(
 
     A name that was never used needs no read before.
     """
-    arguments = {"path": path, "source": source, "base": base, "overwrite": overwrite}
+    arguments = {
+        "path": path,
+        "source": source,
+        "base": base,
+        "overwrite": overwrite,
+        "merge": merge,
+    }
     return Call("write", arguments, Common(json, root, session))
+
+
+@verb(CONTENT, "coherent merge plans/plan.md --mine mine.md --base 3")
+def merge(
+    path: PathArgument,
+    mine: Annotated[
+        str,
+        typer.Option("--mine", metavar="FILE", help="Your content, refused or not yet written."),
+    ],
+    base: BaseOption = None,
+    json: JsonOption = False,
+    root: RootOption = None,
+    session: SessionOption = None,
+) -> Call:
+    """Merge your content with what is current, and commit it if the edits are disjoint.
+
+    Without --base refused content is taken to be derived from what it was
+    derived from when it was refused, and other content from what you read last.
+    Edits of the same place are refused, and a copy of both is kept with
+    conflict markers.
+    """
+    arguments = {"path": path, "mine": mine, "base": base}
+    return Call("merge", arguments, Common(json, root, session))
 
 
 @verb(CONTENT, "echo '# Plan' | coherent create plans/new.md")

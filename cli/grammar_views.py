@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from cli.call import Call, Common
-from cli.grammar import VIEW, JsonOption, RootOption, SessionOption, verb
+from cli.grammar import VIEW, JsonOption, PathArgument, RootOption, SessionOption, verb
 
 
 @verb(VIEW, "coherent reacquire plans/plan.md")
@@ -27,6 +27,17 @@ def status(
 ) -> Call:
     """Show the volume: sessions, how far each is behind, refused content."""
     return Call("status", {}, Common(json, root, session))
+
+
+@verb(VIEW, "coherent why plans/plan.md")
+def why(
+    path: PathArgument,
+    json: JsonOption = False,
+    root: RootOption = None,
+    session: SessionOption = None,
+) -> Call:
+    """Explain the last refusal of a file: who changed what since you read it, and what to do."""
+    return Call("why", {"path": path}, Common(json, root, session))
 
 
 @verb(VIEW, "coherent log plans/plan.md -n 5")

@@ -14,7 +14,7 @@ from typing import Any
 
 from cli.call import Reply
 from coherent_volume.errors import printable
-from coherent_volume.model import Commit
+from coherent_volume.model import Commit, MergedWith
 
 __all__ = ["amount", "commit", "pairs", "paths", "plain", "to_json"]
 
@@ -33,8 +33,12 @@ def _as_json(value: object) -> Any:
 
 
 def plain(text: str) -> str:
-    """*text*, perhaps of several lines, with every control character visible."""
-    return "\n".join(printable(line) for line in text.split("\n"))
+    """*text*, perhaps of several lines, with every control character but the tab visible."""
+    return "\n".join(
+        # A tab is no danger, and lines of a diff are unreadable without theirs.
+        "\t".join(map(printable, line.split("\t")))
+        for line in text.split("\n")
+    )
 
 
 def commit(value: Commit, deed: str = "is") -> Reply:
@@ -42,6 +46,8 @@ def commit(value: Commit, deed: str = "is") -> Reply:
 
     def text() -> str:
         line = f"{printable(value.path)} {deed} generation {value.generation}"
+        if value.merged:
+            line += f", merged with {_others(value.merged)}; read it before you write again"
         if not value.changed:
             line += " (unchanged)"
         if not value.installed:
@@ -49,6 +55,13 @@ def commit(value: Commit, deed: str = "is") -> Reply:
         return line + "\n"
 
     return Reply(asdict(value), text)
+
+
+def _others(merged: Sequence[MergedWith]) -> str:
+    """Whose commits they were: "generation 4 by bob"."""
+    return ", ".join(
+        f"generation {each.generation} by {printable(each.session)}" for each in merged
+    )
 
 
 def paths(found: Sequence[str], key: str) -> Reply:

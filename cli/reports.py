@@ -1,4 +1,4 @@
-"""Whole pictures for people: status, log, session and check as a Reply each."""
+"""Whole pictures for people: status, why, log, session and check as a Reply each."""
 
 from __future__ import annotations
 
@@ -7,12 +7,13 @@ from dataclasses import asdict
 
 from cli.call import Reply
 from cli.exit_codes import DAMAGED
-from cli.render import amount, pairs
+from cli.render import amount, pairs, plain
 from cli.tables import table
+from coherent_volume.conflict import ConflictReport
 from coherent_volume.errors import printable
 from coherent_volume.model import CheckReport, LogEntry, SessionInfo, VolumeStatus
 
-__all__ = ["check", "log", "session", "status"]
+__all__ = ["check", "log", "session", "status", "why"]
 
 
 def status(value: VolumeStatus) -> Reply:
@@ -65,6 +66,18 @@ def _refused(value: VolumeStatus) -> str:
         ("REFUSED CONTENT", "SIZE", "REFUSED AT"),
         [(each.file, amount(each.bytes), each.refused_at) for each in value.refused],
     )
+
+
+def why(path: str, value: ConflictReport | None) -> Reply:
+    """The report about a refusal; plain words when there was none."""
+
+    def text() -> str:
+        if value is None:
+            said = "nothing of yours was refused, and nothing that you read is stale"
+            return f"{printable(path)}: {said}\n"
+        return f"{plain(value.text())}\n"
+
+    return Reply({"report": None if value is None else value.as_dict()}, text)
 
 
 def log(entries: Sequence[LogEntry]) -> Reply:

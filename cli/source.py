@@ -18,10 +18,10 @@ class Source:
     which the library would take for trouble with the volume.
     """
 
-    def __init__(self, name: str | None) -> None:
+    def __init__(self, name: str | None, option: str = "--from") -> None:
         self._name = "standard input" if name is None else name
         self._owned = name is not None
-        self._file = _standard_input() if name is None else _open(name)
+        self._file = _standard_input() if name is None else _open(name, option)
 
     def __enter__(self) -> Self:
         return self
@@ -48,12 +48,12 @@ def _standard_input() -> BinaryIO:
     return sys.stdin.buffer
 
 
-def _open(name: str) -> BinaryIO:
+def _open(name: str, option: str) -> BinaryIO:
     try:
         return open(name, "rb")
     except OSError as error:
         raise UsageError(
             f"cannot be read: {error.strerror or error}",
             path=name,
-            advice="--from names the file that holds the new content.",
+            advice=f"{option} names the file that holds the new content.",
         ) from error

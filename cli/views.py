@@ -1,4 +1,4 @@
-"""reacquire, status, log, session, check: what there is to know, and who knows it."""
+"""reacquire, why, status, log, session, check: what there is to know, and who knows it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from cli.tables import progress
 from coherent_volume import DamagedError, SchemaVersionError, rebuild_sidecar
 from coherent_volume.model import CheckFinding, CheckReport
 
-__all__ = ["check", "log", "reacquire", "session", "status"]
+__all__ = ["check", "log", "reacquire", "session", "status", "why"]
 
 
 def reacquire(common: Common, paths: Sequence[str]) -> Reply:
@@ -24,6 +24,13 @@ def reacquire(common: Common, paths: Sequence[str]) -> Reply:
             return render.paths(place.volume.reacquire(), "reacquired")
         found = [each for path in where for each in place.volume.reacquire(path)]
         return render.paths(list(dict.fromkeys(found)), "reacquired")
+
+
+def why(common: Common, path: str) -> Reply:
+    """Why this session was refused last, or would be."""
+    where = below_root(path)
+    with opened(common) as place:
+        return reports.why(path, place.volume.why(where))
 
 
 def status(common: Common) -> Reply:

@@ -4,16 +4,20 @@ The map of layers, imports pointing down::
 
     volume                                   the façade
     operations  artifact_io  overview  checkup  maintenance
+    merging                                  from a refusal to a merged commit
     reading  commit                          the two protocols
+    report  recall                           what a refusal says
     gating  recovery  install                under the gate
     forking  layout  parts                   one opened volume
     session                                  who is reading
     sidecar  ledger  database                the records
     staging  files  locks  paths             the operating system
     syscalls  identity  globs  digest  config  records
+    merge  difference  conflict              contents by line; the report's words
     model  errors                            the words
 """
 
+from coherent_volume.conflict import CommitBetween, ConflictReport, WayOut
 from coherent_volume.errors import (
     AlreadyExistsError,
     BusyError,
@@ -47,6 +51,7 @@ from coherent_volume.model import (
     CheckReport,
     Commit,
     LogEntry,
+    MergedWith,
     Observation,
     RefusedContent,
     SessionInfo,
@@ -67,14 +72,17 @@ __all__ = [
     "CoherenceError",
     "CoherentVolume",
     "Commit",
+    "CommitBetween",
     "ConfigurationError",
     "ConflictError",
+    "ConflictReport",
     "DamagedError",
     "FencedError",
     "ForeignEditError",
     "LeasedError",
     "LinkedArtifactError",
     "LogEntry",
+    "MergedWith",
     "NotFoundError",
     "NotManagedError",
     "NotObservedError",
@@ -94,6 +102,7 @@ __all__ = [
     "UnsupportedFilesystemError",
     "UsageError",
     "VolumeStatus",
+    "WayOut",
     "find_root",
     "initialise",
     "rebuild_sidecar",

@@ -48,6 +48,7 @@ from coherent_volume.paths import shown
 from coherent_volume.records import OUTSIDE, ArtifactRow, Publication, SeenRow
 from coherent_volume.recovery import Head
 from coherent_volume.remake import content_of
+from coherent_volume.report import attach
 from coherent_volume.syscalls import openat2
 
 __all__ = ["commit"]
@@ -91,8 +92,9 @@ def commit(parts: VolumeParts, intents: Sequence[Intent]) -> list[Commit]:
         # The commit may stand: what it would need stays until it is known
         # whether anybody refers to it.
         raise
-    except CoherenceError:
+    except CoherenceError as error:
         _discard(parts, intents)
+        attach(parts, intents, error)
         raise
     # Any other exception (an interrupt) may have come after the commit point:
     # nothing is discarded, the collection of orphans decides later.
@@ -148,7 +150,7 @@ def _keep_refused(parts: VolumeParts, intents: Sequence[Intent], conflict: Confl
     for intent in intents:
         if intent.staged is None or not intent.keep_refused:
             continue
-        base = intent.base.generation if intent.base else 0
+        base = intent.base.generation if intent.base else None
         name = parts.staging.refuse(
             intent.staged.stage, intent.key, parts.session.name, base, intent.staged.digest
         )
@@ -205,7 +207,7 @@ def _publish_and_install(
     done = []
     for intent, head in zip(intents, heads, strict=True):
         outcome = commits.get(intent.key) or _unchanged(parts, intent, head)
-        if views[intent.key] or intent.renews_view:
+        if _renews(intent, views[intent.key]):
             seen = SeenRow(outcome.generation, digests[intent.key], head.epoch)
             if not outcome.changed:
                 remember(parts, head.key, seen, head.look.data, head.look.stat.st_size)
@@ -220,6 +222,12 @@ def _digest(intent: Intent) -> Digest:
 
 def _view_is_current(seen: SeenRow | None, head: Head) -> bool:
     return seen is not None and seen.digest == head.digest and seen.epoch == head.epoch
+
+
+def _renews(intent: Intent, view_is_current: bool) -> bool:
+    # Whoever merged has not seen what the others wrote: its next write must not
+    # pass for one that was derived from it.
+    return intent.saw is None and (view_is_current or intent.renews_view)
 
 
 def _unchanged(parts: VolumeParts, intent: Intent, head: Head) -> Commit:
@@ -240,7 +248,7 @@ def _publication(
     generation = head.generation + 1
     staged = intent.staged
     baseline = None
-    if head.row is None and head.look.exists:
+    if head.look.exists and _baseline_is_due(parts, head):
         baseline = (head.digest, head.look.stat.st_size, *keep_history(parts, head.look))
     if staged is not None:
         _bring_up_to_date(parts, intent, head, generation)
@@ -266,8 +274,21 @@ def _publication(
             head.digest,
             generation,
         ),
-        observer=parts.session.observer if view_is_current or intent.renews_view else None,
+        observer=parts.session.observer if _renews(intent, view_is_current) else None,
+        saw=intent.saw,
     )
+
+
+def _baseline_is_due(parts: VolumeParts, head: Head) -> bool:
+    """Whether what stands there is generation 0 and the history lacks its content.
+
+    A named session's reading gives a large file a row without its content; now
+    that it is about to be displaced is the last moment to keep it.
+    """
+    if head.row is None:
+        return True
+    large = head.generation == 0 and head.look.stat.st_size > parts.staging.inline_max
+    return large and parts.sidecar.content(head.row.id, 0) is None
 
 
 def _bring_up_to_date(parts: VolumeParts, intent: Intent, head: Head, generation: int) -> None:

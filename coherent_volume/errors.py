@@ -120,6 +120,8 @@ def printable(text: str) -> str:
     Names and session labels come from other parties; a terminal must never
     obey an escape sequence that one of them contains.
     """
+    if text.isprintable():
+        return text
     return "".join(
         c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode("ascii")
         for c in text
@@ -133,7 +135,8 @@ class ConflictError(CoherenceError):
     """The write was not derived from the artifact's current generation.
 
     Nothing that a peer can see has changed. ``kept`` names the file that holds
-    the refused content (None when there was none, as in a delete).
+    the refused content (None when there was none, as in a delete). ``report``
+    is the ConflictReport, once the refusal is told to a caller.
     """
 
     reason = "conflict"
@@ -145,8 +148,16 @@ class ConflictError(CoherenceError):
 
     def __str__(self) -> str:
         text = super().__str__()
-        kept = self.fields.get("kept")
-        return f"{text}\nYour content is kept in {kept}" if kept else text
+        kept, report = self.fields.get("kept"), self.fields.get("report")
+        if kept:
+            text = f"{text}\nYour content is kept in {kept}"
+        return text if report is None else f"{text}\n{report.details()}"
+
+    def as_dict(self) -> dict[str, Any]:
+        """The error and its report as plain values."""
+        values = super().as_dict()
+        report = values.get("report")
+        return values if report is None else {**values, "report": report.as_dict()}
 
 
 class StaleGenerationError(ConflictError):

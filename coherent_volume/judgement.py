@@ -53,7 +53,9 @@ class Intent:
 
     ``content`` is None for a deletion. ``renews_view`` says whether the new
     generation becomes what the session saw even if its view was stale.
-    ``keep_refused`` is False for a try that will be repeated.
+    ``keep_refused`` is False for a try that will be repeated, ``explain`` for one
+    whose refusal the caller explains itself. ``saw`` is the generation that the
+    author saw, where *content* was merged with the head and *base* is that head.
     """
 
     key: ArtifactKey
@@ -63,6 +65,8 @@ class Intent:
     base: SeenRow | None = None
     renews_view: bool = True
     keep_refused: bool = True
+    explain: bool = True
+    saw: int | None = None
     attributes_of: ArtifactKey | None = None
     staged: StagedContent | None = field(default=None)
     attributes: Attributes | None = field(default=None)

@@ -14,7 +14,7 @@ __all__ = ["Ledger"]
 
 _HISTORY = (
     "SELECT h.seq, a.path, h.generation, h.base, h.kind, h.session, h.at, h.digest, h.size,"
-    " h.companions, h.object FROM history h JOIN artifact a ON a.id = h.artifact"
+    " h.companions, h.saw, h.object FROM history h JOIN artifact a ON a.id = h.artifact"
 )
 
 
@@ -121,7 +121,7 @@ class Ledger:
 
 
 def _history(row: Row) -> HistoryRow:
-    seq, path, generation, base, kind, session, at, digest, size, companions, stored = row
+    seq, path, generation, base, kind, session, at, digest, size, companions, saw, stored = row
     return HistoryRow(
         seq,
         ArtifactKey(path),
@@ -133,5 +133,6 @@ def _history(row: Row) -> HistoryRow:
         Digest(digest),
         size,
         companions,
+        saw,
         stored,
     )

@@ -21,6 +21,7 @@ __all__ = [
     "Digest",
     "Durability",
     "LogEntry",
+    "MergedWith",
     "Observation",
     "RefusedContent",
     "SessionInfo",
@@ -68,13 +69,23 @@ class Observation:
 
 
 @dataclass(frozen=True, slots=True)
+class MergedWith:
+    """A commit whose edits another one was merged with."""
+
+    generation: int
+    session: str
+
+
+@dataclass(frozen=True, slots=True)
 class Commit:
     """An acknowledged commit.
 
     ``base`` is the generation it succeeds. ``changed`` is False when the
     content was the head's already, so that no generation was made.
     ``installed`` is False when the commit stands but the visible file could
-    not be brought up to date yet; the next visitor does it.
+    not be brought up to date yet; the next visitor does it. ``merged`` names
+    the commits whose edits were merged with the author's, oldest first; the
+    author has not seen them yet, and reads again before the next write.
     """
 
     path: str
@@ -85,6 +96,7 @@ class Commit:
     changed: bool = True
     installed: bool = True
     epoch: int = 0
+    merged: tuple[MergedWith, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +104,7 @@ class LogEntry:
     """One commit, foreign edit or adopted baseline. ``at`` is UTC, ISO 8601.
 
     ``seq`` orders all commits of the volume. ``digest`` is empty for a deletion.
+    ``saw`` is the generation that the author of a merge had seen, else None.
     """
 
     seq: int
@@ -103,6 +116,7 @@ class LogEntry:
     at: str
     size: int
     digest: str
+    saw: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

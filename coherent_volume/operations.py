@@ -13,6 +13,8 @@ import time
 from collections.abc import Callable, Iterable
 
 from coherent_volume.commit import commit
+from coherent_volume.config import OnConflict
+from coherent_volume.digest import digest_of
 from coherent_volume.errors import (
     BusyError,
     ConflictError,
@@ -23,6 +25,8 @@ from coherent_volume.errors import (
 )
 from coherent_volume.files import chunks_of, read_exactly
 from coherent_volume.judgement import Expectation, Intent
+from coherent_volume.merge import holds_markers
+from coherent_volume.merging import commit_or_merge, gathered, policy_for
 from coherent_volume.model import (
     ABSENT_DIGEST,
     ArtifactKey,
@@ -34,6 +38,8 @@ from coherent_volume.parts import VolumeParts
 from coherent_volume.paths import shown
 from coherent_volume.reading import Reading, read, reading_open
 from coherent_volume.records import SeenRow
+from coherent_volume.report import stored
+from coherent_volume.staging import refused_label
 
 __all__ = [
     "Base",
@@ -43,6 +49,7 @@ __all__ = [
     "create",
     "delete",
     "is_known",
+    "merge",
     "rename",
     "seen_of",
     "update",
@@ -66,12 +73,47 @@ def write(
     *,
     overwrite: bool,
     renew: bool = True,
+    on_conflict: OnConflict | None = None,
 ) -> Commit:
-    """Make *content* the next generation, if *base* (or the view) is current."""
+    """Make *content* the next generation, if *base* (or the view) is current.
+
+    If it is not, *on_conflict* (None: the configuration) says whether disjoint
+    edits are merged.
+    """
+    if overwrite and on_conflict == "merge":
+        raise UsageError("a write is merged or it overwrites, not both", path=shown(key))
+    merging = policy_for(parts, key, on_conflict) == "merge" and not overwrite
     seen = parts.session.seen(key) if base is None else seen_of(parts, key, base)
     expectation = Expectation.ANYTHING if overwrite else Expectation.SEEN
+    if merging and not isinstance(content, bytes):
+        content = gathered(content)
     intent = Intent(key, "write", content, expectation, seen, renews_view=renew)
-    return commit(parts, [intent])[0]
+    if not merging:
+        return commit(parts, [intent])[0]
+    known = base.data if isinstance(base, Observation) else None
+    return commit_or_merge(parts, intent, known)
+
+
+def merge(parts: VolumeParts, key: ArtifactKey, mine: bytes, base: Base | None) -> Commit:
+    """As ``write``, merged where it is stale.
+
+    Without *base*, content that was refused to this session last was derived
+    from what it was derived from then: reading what is current, to see whether
+    a merge makes sense, must not turn a merge into an overwrite.
+    """
+    if holds_markers(mine):
+        raise UsageError(
+            "the content still has conflict markers",
+            path=shown(key),
+            advice="Resolve each of them, then merge the file again.",
+        )
+    if base is None:
+        last = stored(parts, key)
+        if last is not None and last.kept is not None:
+            label = refused_label(key, parts.session.name, last.base, digest_of(mine))
+            if last.kept.endswith(f"/{label}"):
+                base = last.base
+    return write(parts, key, mine, base, overwrite=False, on_conflict="merge")
 
 
 def create(parts: VolumeParts, key: ArtifactKey, content: bytes | Iterable[bytes]) -> Commit:
@@ -141,14 +183,19 @@ def update(
     retries: int,
     *,
     renew: bool,
+    on_conflict: OnConflict | None = None,
 ) -> Commit:
     """Commit ``function(content)``; on a conflict read again and call it again.
+
+    A merge is tried only in the last try: a function that sees the new content
+    knows better what to make of it than a merge of its lines.
 
     With *renew* the commit is the session's new view; without, only if its view
     was current before: a filter saw the content, the session's author did not.
     """
     if retries < 0:
         raise UsageError("retries must not be negative")
+    merging = policy_for(parts, key, on_conflict) == "merge"
 
     def attempt(last: bool) -> Commit:
         reading, data = content_now(parts, key)
@@ -166,6 +213,8 @@ def update(
             renews_view=renew,
             keep_refused=last,
         )
+        if last and merging:
+            return commit_or_merge(parts, intent, data)
         return commit(parts, [intent])[0]
 
     return _in_turn(parts, key, attempt, retries)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 
+from coherent_volume.conflict import ConflictReport
 from coherent_volume.leasing import is_leased_by
 from coherent_volume.model import (
     ArtifactKey,
@@ -23,9 +24,11 @@ from coherent_volume.parts import VolumeParts
 from coherent_volume.paths import shown
 from coherent_volume.reading import read
 from coherent_volume.records import OUTSIDE, InstallRow
+from coherent_volume.report import Refusal, build, stored
 from coherent_volume.session import presences
+from coherent_volume.staging import REPORT_SUFFIX
 
-__all__ = ["log", "state", "status"]
+__all__ = ["log", "state", "status", "why"]
 
 
 def state(parts: VolumeParts, key: ArtifactKey) -> State:
@@ -42,6 +45,19 @@ def state(parts: VolumeParts, key: ArtifactKey) -> State:
     return "M" if parts.writers[key] else "E"
 
 
+def why(parts: VolumeParts, key: ArtifactKey) -> ConflictReport | None:
+    """Why this session was refused *key* last, or would be at this moment."""
+    last = stored(parts, key)
+    seen = parts.session.seen(key)
+    if seen is None or (last is not None and seen.generation < last.head):
+        return last
+    current = read(parts, key).seen  # adopts what was edited from outside
+    if current.digest == seen.digest:
+        return last
+    cause = f"generation {current.generation} is current since you read it"
+    return build(parts, Refusal(key, "stale_view", cause, seen, current.generation))
+
+
 def log(parts: VolumeParts, key: ArtifactKey | None, limit: int | None) -> list[LogEntry]:
     """Kept generations, newest first."""
     return [
@@ -55,6 +71,7 @@ def log(parts: VolumeParts, key: ArtifactKey | None, limit: int | None) -> list[
             moment(row.at / 1e9),
             row.size,
             row.digest.hex(),
+            row.saw,
         )
         for row in parts.sidecar.history(key, limit)
     ]
@@ -127,6 +144,8 @@ def _sessions(parts: VolumeParts) -> tuple[SessionStatus, ...]:
 def _refused(parts: VolumeParts) -> tuple[RefusedContent, ...]:
     kept = []
     for name in sorted(os.listdir(parts.staging.refused)):
+        if name.endswith(REPORT_SUFFIX):
+            continue  # about a refusal, and no content of anybody's
         with contextlib.suppress(FileNotFoundError):
             found = os.stat(name, dir_fd=parts.staging.refused, follow_symlinks=False)
             kept.append(

@@ -149,6 +149,8 @@ def record(parts: VolumeParts, key: ArtifactKey, reading: Reading) -> None:
         return
     if reading.artifact is None and not reading.exists and session.seen(key) is None:
         return  # a name that was never used needs no view to be created
+    if reading.artifact is None and reading.data is not None:
+        session.unrecorded.keep(reading.seen.digest, reading.data)
     if session.observer is not None and session.seen(key) != reading.seen:
         with _typed(key), parts.gate.held(GATE_WAIT_S):
             parts.sidecar.database.verify()

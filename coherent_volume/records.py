@@ -90,6 +90,7 @@ class HistoryRow(NamedTuple):
     digest: Digest
     size: int
     companions: int
+    saw: int | None
     object: str | None
 
 
@@ -122,8 +123,8 @@ class Publication:
     ``row`` is the artifact's row as read under the same gate (None: none yet).
     ``content`` or ``object`` carries the bytes, neither for a deletion.
     ``baseline`` is generation 0 as (digest, size, content, object), given when
-    the artifact has no row yet but a file. ``install`` is None when the bytes
-    are visible already, as in an adopted foreign edit.
+    it is a file whose content is not in the history yet. ``install`` is None
+    when the bytes are visible already, as in an adopted foreign edit.
     """
 
     key: ArtifactKey
@@ -141,6 +142,8 @@ class Publication:
     """An earlier install, of the same stage, that this one takes the place of."""
     observer: str | None = None
     """A named session whose observation this generation becomes."""
+    saw: int | None = None
+    """The generation that the author of a merge had seen."""
 
 
 def artifact_checksum(

@@ -23,7 +23,7 @@ from coherent_volume.identity import (
     process_identity,
 )
 from coherent_volume.locks import Presence, is_present
-from coherent_volume.model import ArtifactKey, SessionInfo
+from coherent_volume.model import ArtifactKey, Digest, SessionInfo
 from coherent_volume.records import SeenRow
 from coherent_volume.sidecar import Sidecar
 
@@ -41,6 +41,7 @@ _HARNESS_MARKERS = (
     "CURSOR_TRACE_ID",
 )
 _NAME_MAX = 200
+_UNRECORDED_BYTES_MAX = 32 << 20
 
 
 def _named(name: str, rule: str) -> SessionInfo:
@@ -101,6 +102,35 @@ def resolve_shell_session(explicit: str | None, sidecar_directory: str) -> Sessi
     return _named(f"parent-{parent.pid}-{parent.started}", f"parent process {parent.pid}")
 
 
+class Unrecorded:
+    """Content that this process was shown and that the records do not have.
+
+    A file that was never committed is read without any record of it. If it is
+    then edited from outside, this is the only place that still has what the
+    session saw, for the diff and the merge of its refusal.
+    """
+
+    def __init__(self) -> None:
+        self._contents: dict[Digest, bytes] = {}
+        self._bytes = 0
+
+    def get(self, digest: Digest) -> bytes | None:
+        """The content with this *digest*, if it is remembered."""
+        return self._contents.get(digest)
+
+    def keep(self, digest: Digest, data: bytes) -> None:
+        """Remember *data*, at the expense of what was remembered first."""
+        # Two threads may cross here; then one content is forgotten too early.
+        if len(data) > _UNRECORDED_BYTES_MAX // 2 or digest in self._contents:
+            return
+        self._contents[digest] = data
+        self._bytes += len(data)
+        while self._bytes > _UNRECORDED_BYTES_MAX:
+            oldest = next(iter(self._contents), None)
+            gone = None if oldest is None else self._contents.pop(oldest, None)
+            self._bytes = 0 if gone is None else self._bytes - len(gone)
+
+
 class Session:
     """One session as one process takes part in it."""
 
@@ -111,6 +141,7 @@ class Session:
         # sidecar may know more (another process of the same name read on), but
         # what this process derives its writes from is what it saw itself.
         self.seen_here: dict[ArtifactKey, SeenRow] = {}
+        self.unrecorded = Unrecorded()
 
     @property
     def name(self) -> str:
@@ -138,6 +169,7 @@ class Session:
     def become_child(self) -> None:
         """Take a new identity in a forked child, unless the session has a name."""
         self.seen_here.clear()
+        self.unrecorded = Unrecorded()
         if self.info.kind == "process":
             self.info = _process_session()
 

@@ -49,7 +49,7 @@ _AGED = (
     " WHERE h.at < ? AND h.generation < a.generation ORDER BY h.seq LIMIT ?"
 )
 HISTORY_COLUMNS = (
-    "artifact, generation, base, kind, session, at, digest, size, companions, object, content"
+    "artifact, generation, base, kind, session, at, digest, size, companions, saw, object, content"
 )
 _INSTALL = (
     "SELECT artifact, generation, stage, staged_inode, staged_mtime_ns, previous_inode,"
@@ -289,6 +289,11 @@ def _advance(connection: Connection, new: Publication, boot: str, now: int) -> i
             # Read and write happen under one gate; a row that moved in between
             # means that the gate did not hold. Nothing has been written.
             raise DamagedError("the sidecar changed under the gate", path=_shown(new.key))
+        if new.baseline is not None:
+            connection.execute(
+                "UPDATE history SET content=?, object=? WHERE artifact=? AND generation=0",
+                (*new.baseline[2:], new.row.id),
+            )
         return new.row.id
     inserted = connection.execute(
         "INSERT INTO artifact (generation, digest, size, boot, checksum, path, epoch)"
@@ -310,7 +315,7 @@ def _insert_history(
 ) -> int:
     base = max(new.generation - 1, 0) if new.row is None else new.row.generation
     inserted = connection.execute(
-        f"INSERT INTO history ({HISTORY_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        f"INSERT INTO history ({HISTORY_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         (
             artifact,
             new.generation,
@@ -321,6 +326,7 @@ def _insert_history(
             new.digest,
             new.size,
             companions,
+            new.saw,
             new.object,
             new.content,
         ),

@@ -23,11 +23,22 @@ from coherent_volume.model import ArtifactKey, Digest
 from coherent_volume.records import Staged
 from coherent_volume.syscalls import start_writeback
 
-__all__ = ["StagedContent", "Staging", "copy_content"]
+__all__ = [
+    "REPORT_SUFFIX",
+    "StagedContent",
+    "Staging",
+    "copy_content",
+    "refused_label",
+    "report_label",
+]
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _COPY = 64 << 20  # bytes a copy_file_range call moves at most
 _SPARES_MAX = 256
+_NOTE_MAX = 1 << 20  # bytes; a report has bounds that are far below
+
+REPORT_SUFFIX = ".report"
+"""How the name of a report in ``refused/`` ends; that of refused content never does."""
 
 
 @dataclass(slots=True)
@@ -250,21 +261,17 @@ class Staging:
         flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
         return os.open(stage, flags, dir_fd=self.staging)
 
-    def refuse(self, stage: str, key: ArtifactKey, who: str, base: int, digest: Digest) -> str:
+    def refuse(
+        self, stage: str, key: ArtifactKey, who: str, base: int | None, digest: Digest
+    ) -> str:
         """Move a staged file to ``refused/``; returns its path below the root.
 
-        The name is the same for the same content refused in the same situation,
-        so repeated refusals keep one copy and say the same words.
+        *base* is the generation that it was derived from. The name is the same
+        for the same content refused in the same situation, so repeated refusals
+        keep one copy and say the same words.
         """
-        label = _refused_label(key, who, base, digest)
-        try:
-            os.rename(stage, label, src_dir_fd=self.staging, dst_dir_fd=self.refused)
-        except FileNotFoundError:
-            # Somebody tidied the directory away; the content must be kept.
-            os.close(self.refused)
-            os.makedirs(os.path.join(self._directory, "refused"), mode=0o700, exist_ok=True)
-            self.refused = os.open(os.path.join(self._directory, "refused"), _DIRECTORY)
-            os.rename(stage, label, src_dir_fd=self.staging, dst_dir_fd=self.refused)
+        label = refused_label(key, who, base, digest)
+        self._move_to_refused(stage, label)
         os.utime(label, dir_fd=self.refused)
         # Without its witness: a person may move it back into place by hand, and
         # then it must not claim to be a generation that was refused.
@@ -281,23 +288,72 @@ class Staging:
         digest: Digest,
     ) -> str:
         """Write *content* to ``refused/``; returns its path below the root."""
+        return self.refuse(self._draft(content), key, who, base, digest)
+
+    def drop_refused(self, kept: str) -> None:
+        """Remove refused content, named by its path below the root: it has landed."""
+        os.unlink(kept.rpartition("/")[2], dir_fd=self.refused)
+
+    def note(self, label: str, data: bytes) -> None:
+        """Put a small file into ``refused/``, whole or not at all, over an older one."""
+        with contextlib.suppress(OSError):
+            # Whoever retries a stale write is refused in the same words. Replacing
+            # a file makes ext4 write its blocks out: ten times as dear as a look.
+            if self.noted(label) == data:
+                os.utime(label, dir_fd=self.refused)
+                return
+        self._move_to_refused(self._draft(data), label)
+
+    def noted(self, label: str) -> bytes:
+        """The content of a small file in ``refused/``; raises OSError."""
+        flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+        descriptor = os.open(label, flags, dir_fd=self.refused)
+        try:
+            return os.read(descriptor, _NOTE_MAX)
+        finally:
+            os.close(descriptor)
+
+    def _draft(self, content: bytes | Iterable[bytes]) -> str:
         name = self.next_name()
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
         target = os.open(name, flags, 0o600, dir_fd=self.staging)
         try:
             for chunk in [content] if isinstance(content, bytes) else content:
                 _write_all(target, chunk)
+        except BaseException:
+            self.discard(name)
+            raise
         finally:
             os.close(target)
-        return self.refuse(name, key, who, base, digest)
+        return name
+
+    def _move_to_refused(self, stage: str, label: str) -> None:
+        try:
+            os.rename(stage, label, src_dir_fd=self.staging, dst_dir_fd=self.refused)
+        except FileNotFoundError:
+            # Somebody tidied the directory away; the content must be kept.
+            os.close(self.refused)
+            os.makedirs(os.path.join(self._directory, "refused"), mode=0o700, exist_ok=True)
+            self.refused = os.open(os.path.join(self._directory, "refused"), _DIRECTORY)
+            os.rename(stage, label, src_dir_fd=self.staging, dst_dir_fd=self.refused)
 
 
-def _refused_label(key: ArtifactKey, session: str, base: int, digest: Digest) -> str:
+def refused_label(key: ArtifactKey, session: str, base: int | None, digest: Digest) -> str:
     """A file name for refused content: artifact, session, base and digest."""
-    name = os.fsdecode(key.rpartition(b"/")[2])
-    plain = "".join(c if c.isascii() and (c.isalnum() or c in "-_.") else "_" for c in name)
     who = "".join(c if c.isascii() and (c.isalnum() or c in "-_") else "_" for c in session)
-    return f"{plain[:80]}.{who[:40]}.g{base}.{short_name(key)[:4]}{digest.hex()[:12]}"
+    seen = "unseen" if base is None else f"g{base}"
+    return f"{_plain_name(key)}.{who[:40]}.{seen}.{short_name(key)[:4]}{digest.hex()[:12]}"
+
+
+def report_label(key: ArtifactKey, session: str) -> str:
+    """The file name of the report about a session's last refusal of an artifact."""
+    who = short_name(os.fsencode(session))[:12]
+    return f"{_plain_name(key)}.{short_name(key)[:12]}{who}{REPORT_SUFFIX}"
+
+
+def _plain_name(key: ArtifactKey) -> str:
+    name = os.fsdecode(key.rpartition(b"/")[2])
+    return "".join(c if c.isascii() and (c.isalnum() or c in "-_.") else "_" for c in name)[:80]
 
 
 def copy_content(source: int, target: int) -> None:

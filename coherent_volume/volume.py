@@ -7,6 +7,8 @@ from contextlib import AbstractContextManager
 from typing import IO, Any, BinaryIO
 
 from coherent_volume import artifact_io, leasing, operations, overview, views
+from coherent_volume.config import OnConflict
+from coherent_volume.conflict import ConflictReport
 from coherent_volume.files import CHUNK
 from coherent_volume.leasing import Lease
 from coherent_volume.model import ArtifactKey, Commit, Observation, State
@@ -74,18 +76,27 @@ class CoherentVolume(HistoryMethods, FeedMethods):
         overwrite: bool = False,
         *,
         renew: bool = True,
+        on_conflict: OnConflict | None = None,
     ) -> Commit:
         """Make *data* the next generation of *path*, or change nothing.
 
         It must be derived from the current generation: *base*, or what this
         session saw last; a free name is created. *overwrite* replaces whatever is
-        there. Raises ConflictError, UnavailableError, UnconfirmedError.
+        there. With *on_conflict* "merge" a stale write is merged where its edits
+        are disjoint from the others'; None is what the configuration says.
+        Raises ConflictError, UnavailableError, UnconfirmedError.
         """
         content = as_bytes(data)
         return self._commit(
             path,
             lambda parts, key: operations.write(
-                parts, key, content, base, overwrite=overwrite, renew=renew
+                parts,
+                key,
+                content,
+                base,
+                overwrite=overwrite,
+                renew=renew,
+                on_conflict=on_conflict,
             ),
         )
 
@@ -95,14 +106,27 @@ class CoherentVolume(HistoryMethods, FeedMethods):
         source: BinaryIO,
         base: Base | None = None,
         overwrite: bool = False,
+        *,
+        on_conflict: OnConflict | None = None,
     ) -> Commit:
         """As ``write``, with the content read from *source* in chunks."""
         chunks = iter(lambda: source.read(CHUNK), b"")
         return self._commit(
             path,
-            lambda parts, key: operations.write(parts, key, chunks, base, overwrite=overwrite),
+            lambda parts, key: operations.write(
+                parts, key, chunks, base, overwrite=overwrite, on_conflict=on_conflict
+            ),
             once=True,
         )
+
+    def merge(self, path: PathArgument, data: str | bytes, base: Base | None = None) -> Commit:
+        """As ``write``, merged where it is stale; *base* is what *data* was derived from.
+
+        Without *base*: what it was derived from when it was last refused, if it
+        was, else what this session saw last.
+        """
+        content = as_bytes(data)
+        return self._commit(path, lambda parts, key: operations.merge(parts, key, content, base))
 
     def create(self, path: PathArgument, data: str | bytes) -> Commit:
         """Make a new artifact; AlreadyExistsError when the name is taken."""
@@ -141,11 +165,17 @@ class CoherentVolume(HistoryMethods, FeedMethods):
         retries: int = 16,
         *,
         renew: bool = True,
+        on_conflict: OnConflict | None = None,
     ) -> Commit:
-        """Commit ``function(content)``; read and call it again on up to *retries* conflicts."""
+        """Commit ``function(content)``; read and call it again on up to *retries* conflicts.
+
+        With *on_conflict* "merge" the last try is merged where it is stale.
+        """
         return self._commit(
             path,
-            lambda parts, key: operations.update(parts, key, function, retries, renew=renew),
+            lambda parts, key: operations.update(
+                parts, key, function, retries, renew=renew, on_conflict=on_conflict
+            ),
         )
 
     def open(self, path: PathArgument, mode: str = "r", encoding: str = "utf-8") -> IO[Any]:
@@ -167,6 +197,14 @@ class CoherentVolume(HistoryMethods, FeedMethods):
     def view_of(self, path: PathArgument) -> Observation | None:
         """What this session last saw of *path*, without looking now; None: nothing."""
         return self._on(path, views.view_of)
+
+    def why(self, path: PathArgument) -> ConflictReport | None:
+        """The report about this session's last refusal of *path*; None: nothing was refused.
+
+        If the session read it again since then and is stale again, or never had
+        a refusal and is stale: what a refusal would say at this moment.
+        """
+        return self._on(path, overview.why)
 
     def state(self, path: PathArgument) -> State:
         """I: never read, or behind. S: current. E: leased. M: leased and staged."""

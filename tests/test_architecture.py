@@ -28,7 +28,8 @@ PACKAGES = ("coherent_volume", "fuse_mount", "cli")
 # modules in it, which may import one another as long as there is no circle.
 ROWS = (
     ("errors", "model"),
-    ("digest", "points", "config"),
+    ("digest", "points", "config", "conflict", "difference"),
+    ("merge",),
     ("globs",),
     ("syscalls", "records"),
     ("identity", "paths"),
@@ -44,8 +45,10 @@ ROWS = (
     ("recovery",),
     ("gating",),
     ("leasing",),
-    ("judgement",),
+    ("judgement", "recall"),
+    ("report",),
     ("commit", "reading", "maintenance", "rebuild"),
+    ("merging",),
     ("operations", "checkup", "overview", "cache"),
     ("views", "addresses", "artifact_io"),
     ("volume_base",),
@@ -76,6 +79,8 @@ LOCAL_IMPORTS = {
     ("coherent_volume.artifact_io", "tempfile"): "4 ms to import, needed only by file objects",
     ("coherent_volume.config", "tomllib"): "5 ms to import, needed when a volume is opened",
     ("coherent_volume.sidecar", "importlib"): "5 ms to import, needed when a volume is made",
+    ("coherent_volume.difference", "difflib"): "3 ms to import, needed when contents are compared",
+    ("coherent_volume.merge", "merge3"): "3 ms to import, needed when a merge is tried",
     ("coherent_volume.locks", "filelock"): "slow to import (46 ms with portalocker)",
     ("coherent_volume.locks", "portalocker"): "slow to import (46 ms with filelock)",
 }

@@ -195,7 +195,18 @@ def test_mv_takes_only_a_free_name(alice, root):
 
 # ── JSON ─────────────────────────────────────────────────────────────────────
 
-COMMIT = {"ok", "path", "generation", "digest", "session", "base", "changed", "installed", "epoch"}
+COMMIT = {
+    "ok",
+    "path",
+    "generation",
+    "digest",
+    "session",
+    "base",
+    "changed",
+    "installed",
+    "epoch",
+    "merged",
+}
 
 
 def test_every_commit_is_one_json_object(alice):

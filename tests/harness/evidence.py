@@ -94,7 +94,12 @@ def look(root: str | os.PathLike[str]) -> Kept:
             for file in sorted(base.rglob("*"))
             if file.is_file() and sidecar not in file.parents
         },
-        refused=_files_in(sidecar / "refused"),
+        # A report about a refusal is no content of anybody's.
+        refused={
+            name: content
+            for name, content in _files_in(sidecar / "refused").items()
+            if not name.endswith(".report")
+        },
         pending=facts["pending"],
     )
 
