@@ -25,6 +25,7 @@ from coherent_volume.errors import (
 )
 from coherent_volume.files import chunks_of, read_exactly
 from coherent_volume.judgement import Expectation, Intent
+from coherent_volume.keeping import refused_label
 from coherent_volume.merge import holds_markers
 from coherent_volume.merging import commit_or_merge, gathered, policy_for
 from coherent_volume.model import (
@@ -39,7 +40,6 @@ from coherent_volume.paths import shown
 from coherent_volume.reading import Reading, read, reading_open
 from coherent_volume.records import SeenRow
 from coherent_volume.report import stored
-from coherent_volume.staging import refused_label
 
 __all__ = [
     "Base",

@@ -10,6 +10,7 @@ import contextlib
 import os
 
 from coherent_volume.conflict import ConflictReport
+from coherent_volume.keeping import REPORT_SUFFIX
 from coherent_volume.leasing import is_leased_by
 from coherent_volume.model import (
     ArtifactKey,
@@ -26,7 +27,6 @@ from coherent_volume.reading import read
 from coherent_volume.records import OUTSIDE, InstallRow
 from coherent_volume.report import Refusal, build, stored
 from coherent_volume.session import presences
-from coherent_volume.staging import REPORT_SUFFIX
 
 __all__ = ["log", "state", "status", "why"]
 

@@ -24,6 +24,7 @@ from coherent_volume.conflict import CommitBetween, ConflictReport, WayOut
 from coherent_volume.difference import DIFF_BYTES_MAX, DIFF_LINES_MAX, is_text, unified
 from coherent_volume.errors import CoherenceError, ConflictError, FencedError, printable
 from coherent_volume.judgement import Intent
+from coherent_volume.keeping import report_label
 from coherent_volume.merge import LINES_MAX, MERGE_BYTES_MAX, Verdict, three_way
 from coherent_volume.model import ABSENT_DIGEST, ArtifactKey, Digest, moment
 from coherent_volume.parts import VolumeParts
@@ -36,7 +37,6 @@ from coherent_volume.recall import (
     passed_since,
 )
 from coherent_volume.records import SeenRow
-from coherent_volume.staging import report_label
 
 __all__ = ["Refusal", "attach", "build", "explain", "stored"]
 
