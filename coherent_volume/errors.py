@@ -34,6 +34,7 @@ __all__ = [
     "DamagedError",
     "FencedError",
     "ForeignEditError",
+    "GenerationNotKeptError",
     "LeasedError",
     "LinkedArtifactError",
     "NotFoundError",
@@ -146,7 +147,11 @@ class ConflictError(CoherenceError):
     def __str__(self) -> str:
         text = super().__str__()
         kept = self.fields.get("kept")
-        return f"{text}\nYour content is kept in {kept}" if kept else text
+        members = self.fields.get("kept_members") or {}
+        if kept:
+            text += f"\nYour content is kept in {kept}"
+        others = (name for name in members.values() if name != kept)
+        return "\n".join([text, *(f"and in {name}" for name in others)])
 
 
 class StaleGenerationError(ConflictError):
@@ -246,6 +251,16 @@ class NotFoundError(CoherenceError, FileNotFoundError):
 
     reason = "not_found"
     default_advice = "Check the path, or create it."
+
+
+class GenerationNotKeptError(NotFoundError):
+    """The generation is pruned or was never made: ``generation``, ``oldest``, ``newest``.
+
+    The last two are the generations that remain, None where none does.
+    """
+
+    reason = "generation_not_kept"
+    default_advice = "List the generations that are kept: coherent log PATH"
 
 
 # ── the caller's mistake ─────────────────────────────────────────────────────

@@ -36,6 +36,7 @@ from coherent_volume.reading import Reading, read, reading_open
 from coherent_volume.records import SeenRow
 
 __all__ = [
+    "TURN_WAIT_S",
     "Base",
     "append",
     "as_bytes",
@@ -43,6 +44,7 @@ __all__ = [
     "create",
     "delete",
     "is_known",
+    "pause",
     "rename",
     "seen_of",
     "update",
@@ -194,9 +196,13 @@ def _retried(attempt: Callable[[bool], Commit], retries: int) -> Commit:
         except FencedError:
             raise
         except ConflictError:
-            # Jittered, so that those who collided do not collide again.
-            time.sleep(os.urandom(1)[0] / 255 * min(0.1, 0.001 * 2**tried))
+            pause(tried)
     return attempt(True)
+
+
+def pause(tried: int) -> None:
+    """Wait after conflict number *tried*; jittered, so that colliders do not collide again."""
+    time.sleep(os.urandom(1)[0] / 255 * min(0.1, 0.001 * 2**tried))
 
 
 def content_now(parts: VolumeParts, key: ArtifactKey) -> tuple[Reading, bytes]:
