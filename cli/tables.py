@@ -14,7 +14,7 @@ from typing import TextIO
 
 from coherent_volume.errors import printable
 
-__all__ = ["progress", "table"]
+__all__ = ["coloured", "is_terminal", "progress", "table"]
 
 Advance = Callable[[int, int], None]
 
@@ -24,7 +24,7 @@ def table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     if not rows:
         return ""
     cells = [[printable(cell) for cell in row] for row in rows]
-    if _is_terminal(sys.stdout):
+    if is_terminal(sys.stdout):
         drawn: str = import_module("cli.terminal").table(headings, cells)
         return drawn
     lines = [list(headings), *cells]
@@ -38,11 +38,20 @@ def table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 def progress(title: str) -> AbstractContextManager[Advance | None]:
     """What a long task calls with (done, total); None where nobody watches."""
-    if not _is_terminal(sys.stderr):
+    if not is_terminal(sys.stderr):
         return nullcontext()
     drawn: AbstractContextManager[Advance | None] = import_module("cli.terminal").progress(title)
     return drawn
 
 
-def _is_terminal(stream: TextIO | None) -> bool:
+def coloured(text: str) -> str:
+    """*text* set back a little on a terminal, as it is elsewhere."""
+    if not is_terminal(sys.stdout):
+        return text
+    drawn: str = import_module("cli.terminal").dim(text)
+    return drawn
+
+
+def is_terminal(stream: TextIO | None) -> bool:
+    """Whether somebody watches *stream*."""
     return stream is not None and stream.isatty()

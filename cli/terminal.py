@@ -14,7 +14,7 @@ from rich.progress import Progress
 from rich.table import Table
 from rich.text import Text
 
-__all__ = ["progress", "table"]
+__all__ = ["diff", "dim", "progress", "table"]
 
 
 def table(headings: Sequence[str], cells: Sequence[Sequence[str]]) -> str:
@@ -28,6 +28,27 @@ def table(headings: Sequence[str], cells: Sequence[Sequence[str]]) -> str:
     console = Console()
     with console.capture() as capture:
         console.print(made)
+    return capture.get()
+
+
+_DIFF_STYLES = {"+": "green", "-": "red", "@": "cyan"}
+
+
+def diff(text: str) -> str:
+    """A unified diff in the usual colours; its lines are not folded."""
+    lines = text.split("\n")
+    return "\n".join(_styled(line, _DIFF_STYLES.get(line[:1], "")) for line in lines)
+
+
+def dim(text: str) -> str:
+    """*text* set back behind what stands beside it."""
+    return _styled(text, "dim")
+
+
+def _styled(text: str, style: str) -> str:
+    console = Console(highlight=False, soft_wrap=True)
+    with console.capture() as capture:
+        console.print(Text(text, style=style), end="")
     return capture.get()
 
 

@@ -28,6 +28,12 @@ MODULES = {
     "reacquire": "views",
     "status": "views",
     "log": "views",
+    "transaction": "transacting",
+    "show": "history",
+    "diff": "history",
+    "blame": "history",
+    "restore": "history",
+    "undo": "history",
     "session": "views",
     "check": "views",
 }

@@ -3,6 +3,7 @@
 The map of layers, imports pointing down::
 
     volume                                   the façade
+    transaction  blaming  restoring  past     several at once, and the past
     operations  artifact_io  overview  checkup  maintenance
     reading  commit                          the two protocols
     gating  recovery  install                under the gate
@@ -11,7 +12,7 @@ The map of layers, imports pointing down::
     sidecar  ledger  database                the records
     staging  files  locks  paths             the operating system
     syscalls  identity  globs  digest  config  records
-    model  errors                            the words
+    model  errors  differences               the words
 """
 
 from coherent_volume.errors import (
@@ -24,6 +25,7 @@ from coherent_volume.errors import (
     DamagedError,
     FencedError,
     ForeignEditError,
+    GenerationNotKeptError,
     LeasedError,
     LinkedArtifactError,
     NotFoundError,
@@ -43,23 +45,29 @@ from coherent_volume.errors import (
 )
 from coherent_volume.layout import find_root, initialise
 from coherent_volume.model import (
+    BlamedLine,
     CheckFinding,
     CheckReport,
     Commit,
+    LeftAlone,
     LogEntry,
     Observation,
     RefusedContent,
+    Restoration,
+    RestoreStep,
     SessionInfo,
     SessionStatus,
     VolumeStatus,
 )
 from coherent_volume.rebuild import rebuild_sidecar
+from coherent_volume.transaction import Transaction
 from coherent_volume.volume import CoherentVolume
 
 __version__ = "0.1.0"
 
 __all__ = [
     "AlreadyExistsError",
+    "BlamedLine",
     "BusyError",
     "CheckFinding",
     "CheckReport",
@@ -72,7 +80,9 @@ __all__ = [
     "DamagedError",
     "FencedError",
     "ForeignEditError",
+    "GenerationNotKeptError",
     "LeasedError",
+    "LeftAlone",
     "LinkedArtifactError",
     "LogEntry",
     "NotFoundError",
@@ -83,12 +93,15 @@ __all__ = [
     "Observation",
     "OutsideRootError",
     "RefusedContent",
+    "Restoration",
+    "RestoreStep",
     "SchemaVersionError",
     "SessionInfo",
     "SessionStatus",
     "StaleGenerationError",
     "StorageError",
     "SymlinkError",
+    "Transaction",
     "UnavailableError",
     "UnconfirmedError",
     "UnsupportedFilesystemError",

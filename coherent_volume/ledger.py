@@ -112,6 +112,20 @@ class Ledger:
         )
         return [_history(each) for each in rows]
 
+    def kept_range(self, artifact: int) -> tuple[int, int] | None:
+        """The oldest and the newest kept generation of *artifact*."""
+        row = self.database.read_one(
+            "SELECT min(generation), max(generation) FROM history WHERE artifact=?", (artifact,)
+        )
+        return None if row is None or row[0] is None else (row[0], row[1])
+
+    def has_gap(self, first: int, last: int) -> bool:
+        """Whether records between two sequence numbers, both included, are pruned."""
+        row = self.database.read_one(
+            "SELECT count(*) FROM history WHERE seq BETWEEN ? AND ?", (first, last)
+        )
+        return row is None or int(row[0]) != last - first + 1
+
     def made_since(self, at: int, session: str) -> list[HistoryRow]:
         """What *session* made since a moment (UTC, nanoseconds), oldest first."""
         rows = self.database.read(

@@ -28,6 +28,7 @@ PACKAGES = ("coherent_volume", "fuse_mount", "cli")
 # modules in it, which may import one another as long as there is no circle.
 ROWS = (
     ("errors", "model"),
+    ("differences",),
     ("digest", "points", "config"),
     ("globs",),
     ("syscalls", "records"),
@@ -49,7 +50,8 @@ ROWS = (
     ("commit", "reading", "maintenance", "rebuild"),
     ("operations", "checkup", "overview", "cache", "snapshot"),
     ("views", "addresses", "artifact_io"),
-    ("transaction",),
+    ("transaction", "past"),
+    ("blaming", "restoring"),
     ("volume_base",),
     ("volume_history", "volume_feed"),
     ("volume",),
@@ -78,6 +80,8 @@ LOCAL_IMPORTS = {
     ("coherent_volume.artifact_io", "tempfile"): "4 ms to import, needed only by file objects",
     ("coherent_volume.config", "tomllib"): "5 ms to import, needed when a volume is opened",
     ("coherent_volume.sidecar", "importlib"): "5 ms to import, needed when a volume is made",
+    ("coherent_volume.differences", "difflib"): "5 ms to import, needed only to compare",
+    ("coherent_volume.volume_history", "coherent_volume"): "2 ms, needed only to look back",
     ("coherent_volume.locks", "filelock"): "slow to import (46 ms with portalocker)",
     ("coherent_volume.locks", "portalocker"): "slow to import (46 ms with filelock)",
 }
