@@ -7,7 +7,7 @@ from dataclasses import asdict
 
 from cli.call import Reply
 from cli.render import commit as one_commit
-from cli.tables import coloured
+from cli.tables import margins
 from coherent_volume.differences import escaped
 from coherent_volume.errors import printable
 from coherent_volume.model import BlamedLine, Commit, Restoration
@@ -46,10 +46,14 @@ def blame(lines: Sequence[BlamedLine]) -> Reply:
         wide = max(map(len, marks), default=0)
         long = max(map(len, names), default=0)
         number = len(str(len(lines)))
-        return "".join(
-            coloured(f"{mark:>{wide}} {name:<{long}} {each.at[:19]:<19} {each.number:>{number}}")
-            + f" {escaped(each.text)}\n"
-            for each, mark, name in zip(lines, marks, names, strict=True)
+        return margins(
+            [
+                (
+                    f"{mark:>{wide}} {name:<{long}} {each.at[:19]:<19} {each.number:>{number}}",
+                    escaped(each.text),
+                )
+                for each, mark, name in zip(lines, marks, names, strict=True)
+            ]
         )
 
     return Reply({"lines": [asdict(each) for each in lines]}, text)

@@ -14,7 +14,7 @@ from typing import TextIO
 
 from coherent_volume.errors import printable
 
-__all__ = ["coloured", "is_terminal", "progress", "table"]
+__all__ = ["is_terminal", "margins", "progress", "table"]
 
 Advance = Callable[[int, int], None]
 
@@ -44,12 +44,12 @@ def progress(title: str) -> AbstractContextManager[Advance | None]:
     return drawn
 
 
-def coloured(text: str) -> str:
-    """*text* set back a little on a terminal, as it is elsewhere."""
-    if not is_terminal(sys.stdout):
-        return text
-    drawn: str = import_module("cli.terminal").dim(text)
-    return drawn
+def margins(rows: Sequence[tuple[str, str]]) -> str:
+    """Lines of escaped text, each after its margin."""
+    if is_terminal(sys.stdout):
+        drawn: str = import_module("cli.terminal").margins(rows)
+        return drawn
+    return "".join(f"{margin} {line}\n" for margin, line in rows)
 
 
 def is_terminal(stream: TextIO | None) -> bool:

@@ -14,7 +14,7 @@ from rich.progress import Progress
 from rich.table import Table
 from rich.text import Text
 
-__all__ = ["diff", "dim", "progress", "table"]
+__all__ = ["diff", "margins", "progress", "table"]
 
 
 def table(headings: Sequence[str], cells: Sequence[Sequence[str]]) -> str:
@@ -36,19 +36,24 @@ _DIFF_STYLES = {"+": "green", "-": "red", "@": "cyan"}
 
 def diff(text: str) -> str:
     """A unified diff in the usual colours; its lines are not folded."""
-    lines = text.split("\n")
-    return "\n".join(_styled(line, _DIFF_STYLES.get(line[:1], "")) for line in lines)
+    drawn = Text()
+    for line in text.split("\n")[:-1]:
+        drawn.append(line + "\n", _DIFF_STYLES.get(line[:1], ""))
+    return _drawn(drawn)
 
 
-def dim(text: str) -> str:
-    """*text* set back behind what stands beside it."""
-    return _styled(text, "dim")
+def margins(rows: Sequence[tuple[str, str]]) -> str:
+    """Lines of text, each after its margin, which is set back a little."""
+    drawn = Text()
+    for margin, line in rows:
+        drawn.append(margin, "bright_black").append(f" {line}\n")
+    return _drawn(drawn)
 
 
-def _styled(text: str, style: str) -> str:
+def _drawn(text: Text) -> str:
     console = Console(highlight=False, soft_wrap=True)
     with console.capture() as capture:
-        console.print(Text(text, style=style), end="")
+        console.print(text, end="")
     return capture.get()
 
 
