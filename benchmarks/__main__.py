@@ -18,13 +18,13 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from benchmarks import contention, latency, machine, scale, startup
+from benchmarks import contention, latency, machine, scale, startup, transactions
 from benchmarks.incumbent import Incumbent, find
 from benchmarks.settings import Context, Settings
 from benchmarks.table import Row, render, rows_as_json
 from benchmarks.workers import WorkerFailedError
 
-SECTIONS = ("reads", "writes", "counter", "scale", "startup")
+SECTIONS = ("reads", "writes", "transactions", "counter", "scale", "startup")
 LEGEND = """\
 plain: open/read/close; temp + fsync + rename + fsync of the directory (durable); temp + replace
 (process); flock around the same (counter). ratio: ours to plain, median over alternating blocks,
@@ -73,6 +73,8 @@ def _parts(
     if "writes" in wanted:
         yield "Writing", lambda: latency.writes(context) + latency.sustained(context)
         yield "Updating", lambda: latency.updates(context)
+    if "transactions" in wanted:
+        yield "Several files at once", lambda: transactions.transactions(context)
     if "counter" in wanted:
         yield "Contending", lambda: contention.counters(context, incumbent)
     if "scale" in wanted:
