@@ -15,6 +15,8 @@ The map of layers, imports pointing down::
     model  errors  differences               the words
 """
 
+from typing import TYPE_CHECKING
+
 from coherent_volume.errors import (
     AlreadyExistsError,
     BusyError,
@@ -60,8 +62,10 @@ from coherent_volume.model import (
     VolumeStatus,
 )
 from coherent_volume.rebuild import rebuild_sidecar
-from coherent_volume.transaction import Transaction
 from coherent_volume.volume import CoherentVolume
+
+if TYPE_CHECKING:
+    from coherent_volume.transaction import Transaction
 
 __version__ = "0.1.0"
 
@@ -111,3 +115,12 @@ __all__ = [
     "initialise",
     "rebuild_sidecar",
 ]
+
+
+def __getattr__(name: str) -> object:
+    """The class Transaction, imported when somebody asks for it."""
+    if name == "Transaction":
+        from coherent_volume.transaction import Transaction
+
+        return Transaction
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

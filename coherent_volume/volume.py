@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from typing import IO, Any, BinaryIO, TypeVar
+from typing import IO, TYPE_CHECKING, Any, BinaryIO, TypeVar
 
 from coherent_volume import artifact_io, leasing, operations, overview, views
 from coherent_volume.files import CHUNK
@@ -13,9 +13,11 @@ from coherent_volume.model import ArtifactKey, Commit, Observation, State
 from coherent_volume.operations import Base, as_bytes
 from coherent_volume.parts import VolumeParts
 from coherent_volume.paths import PathArgument
-from coherent_volume.transaction import Transaction, transact
 from coherent_volume.volume_feed import FeedMethods
 from coherent_volume.volume_history import HistoryMethods
+
+if TYPE_CHECKING:
+    from coherent_volume.transaction import Transaction
 
 __all__ = ["CoherentVolume"]
 
@@ -157,11 +159,15 @@ class CoherentVolume(HistoryMethods, FeedMethods):
 
     def transact(self, function: Callable[[Transaction], T], retries: int = 16) -> T:
         """What *function* returns, called with a transaction, and again on conflicts."""
+        from coherent_volume.transaction import transact
+
         return transact(
             self._open_parts(), lambda last: self._transaction(keep_refused=last), function, retries
         )
 
     def _transaction(self, **options: bool) -> Transaction:
+        from coherent_volume.transaction import Transaction
+
         nudge = self._maintenance.nudge
         return Transaction(self._open_parts(), self._addresses.final, finished=nudge, **options)
 

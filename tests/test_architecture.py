@@ -81,6 +81,8 @@ LOCAL_IMPORTS = {
     ("coherent_volume.config", "tomllib"): "5 ms to import, needed when a volume is opened",
     ("coherent_volume.sidecar", "importlib"): "5 ms to import, needed when a volume is made",
     ("coherent_volume.differences", "difflib"): "5 ms to import, needed only to compare",
+    ("coherent_volume", "coherent_volume.transaction"): "2 ms, needed only for transactions",
+    ("coherent_volume.volume", "coherent_volume.transaction"): "the same",
     ("coherent_volume.volume_history", "coherent_volume"): "2 ms, needed only to look back",
     ("coherent_volume.locks", "filelock"): "slow to import (46 ms with portalocker)",
     ("coherent_volume.locks", "portalocker"): "slow to import (46 ms with filelock)",

@@ -240,7 +240,7 @@ def complete(where: Path, line: str, position: int) -> list[str]:
 
 
 def test_bash_completes_verbs_and_options(tmp_path):
-    assert complete(tmp_path, "coherent re", 1) == ["read", "reacquire", "restore"]
+    assert complete(tmp_path, "coherent re", 1) == ["read", "restore", "reacquire"]
     assert "--overwrite" in complete(tmp_path, "coherent write --o", 2)
 
 
