@@ -51,6 +51,8 @@ def settled_heads(parts: VolumeParts, keys: Sequence[ArtifactKey]) -> Iterator[l
                 try:
                     for key in keys:
                         heads.append(settle(parts, key, absent_for_sure=key in gone_for_sure))
+                        if len(keys) > 1:
+                            _forget_large(parts, heads[-1])
                 except (WriterPresent, Vanished) as reason:
                     blocked = reason
                 else:
@@ -66,6 +68,13 @@ def settled_heads(parts: VolumeParts, keys: Sequence[ArtifactKey]) -> Iterator[l
         elif blocked is not None:
             with patient(key, deadline):
                 raise blocked
+
+
+def _forget_large(parts: VolumeParts, head: Head) -> None:
+    """Hold no content of one of many that is too large for a row anyway."""
+    data = head.look.data
+    if data is not None and len(data) > parts.staging.inline_max:
+        head.look.data = None
 
 
 def _staying_absent(parts: VolumeParts, keys: set[ArtifactKey]) -> set[ArtifactKey]:
