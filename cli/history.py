@@ -11,7 +11,7 @@ from typing import Any, cast
 
 from cli import render, reports_history
 from cli.call import Common, Reply
-from cli.limits import raise_open_files
+from cli.limits import many_open_files
 from cli.place import below_root, opened
 from cli.streams import Output
 from cli.tables import is_terminal, progress
@@ -67,8 +67,7 @@ def blame(common: Common, path: str) -> Reply:
 
 def undo(common: Common) -> Reply:
     """Take back the last commit of this session."""
-    with opened(common) as place:
-        raise_open_files()
+    with opened(common) as place, many_open_files():
         return reports_history.commits(place.volume.undo(), "undone")
 
 
@@ -96,8 +95,7 @@ def restore(
             advice="coherent restore --since TIME --by SESSION [--dry-run]",
         )
     when = _moment(since)
-    with opened(common) as place, progress("restoring") as advance:
-        raise_open_files()
+    with opened(common) as place, progress("restoring") as advance, many_open_files():
         done = place.volume.restore_since(when, by, dry_run=dry_run, progress=advance)
     return reports_history.restoration(done, dry_run=dry_run)
 

@@ -13,14 +13,14 @@ import stat
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import IO, Any, BinaryIO, cast
 
 from cli import reports_history
 from cli.call import Common, Reply
 from cli.derive import CommandError, run_command
 from cli.exit_codes import SIGNAL_BASE
-from cli.limits import raise_open_files
+from cli.limits import many_open_files
 from cli.place import below_root, current_directory, opened
 from cli.streams import warn
 from coherent_volume import CoherentVolume, NotFoundError, NotManagedError, Transaction
@@ -32,7 +32,6 @@ __all__ = ["transaction"]
 def transaction(common: Common, paths: list[str], retries: int, command: list[str]) -> Reply:
     """Run *command* over private copies of *paths*, and commit what it made of them."""
     with opened(common) as place:
-        raise_open_files()
         asked = [_relative(place.volume, path) for path in paths]
         here = os.path.relpath(os.path.realpath(current_directory()), place.volume.root)
         for tried in range(retries + 1):
@@ -62,12 +61,13 @@ def _relative(volume: CoherentVolume, path: str) -> str:
 def _once(
     volume: CoherentVolume, asked: list[str], here: str, command: list[str], *, streams: Any
 ) -> Reply:
-    with _private_directory() as folder:
+    with _private_directory() as folder, ExitStack() as stack:
         working = folder if here.startswith("..") else os.path.join(folder, here)
         with volume.transaction(renew=False) as tx:
             given = dict(_copied(tx, asked, folder))
             os.makedirs(working, exist_ok=True)
             run_command(asked[0] if asked else here, command, cwd=working, **streams)
+            stack.enter_context(many_open_files())
             left = _gathered(tx, given, folder)
         where = ""
         if left:

@@ -14,6 +14,8 @@ from coherent_volume.records import OUTSIDE, HistoryRow, SeenRow
 
 __all__ = ["Ledger"]
 
+_KEYS_MAX = 30_000  # SQLite takes at most 32,766 values
+
 _HISTORY = (
     "SELECT h.seq, a.path, h.generation, h.base, h.kind, h.session, h.at, h.digest, h.size,"
     " h.companions, h.object FROM history h JOIN artifact a ON a.id = h.artifact"
@@ -73,15 +75,20 @@ class Ledger:
         return int(row[0] or 0) if row else 0
 
     def heads(self, keys: Sequence[ArtifactKey]) -> dict[ArtifactKey, SeenRow]:
-        """Generation, digest and epoch of those of *keys* that have a row, at one moment."""
-        if not keys:
-            return {}
-        marks = ", ".join("?" * len(keys))
-        rows = self.database.read(
-            f"SELECT path, generation, digest, epoch FROM artifact WHERE path IN ({marks})",
-            [bytes(key) for key in keys],
-        )
-        return {ArtifactKey(r[0]): SeenRow(r[1], Digest(r[2]), r[3]) for r in rows}
+        """Generation, digest and epoch of those of *keys* that have a row.
+
+        At one moment, for as many as one statement takes.
+        """
+        found: dict[ArtifactKey, SeenRow] = {}
+        for start in range(0, len(keys), _KEYS_MAX):
+            some = [bytes(key) for key in keys[start : start + _KEYS_MAX]]
+            marks = ", ".join("?" * len(some))
+            rows = self.database.read(
+                f"SELECT path, generation, digest, epoch FROM artifact WHERE path IN ({marks})",
+                some,
+            )
+            found |= {ArtifactKey(r[0]): SeenRow(r[1], Digest(r[2]), r[3]) for r in rows}
+        return found
 
     def unfinished_companions(self, artifact: int, generation: int) -> list[ArtifactKey]:
         """The other members of the commit of this generation that may not be installed."""

@@ -305,3 +305,9 @@ def test_many_members_need_no_more_open_files_than_the_system_has(alice, root):
     told = alice.ok("transaction", "--json", "--", "sh", "-c", script).json()
     assert len(told["commits"]) == 700
     assert len(alice.ok("undo", "--json").json()["commits"]) == 700
+
+
+def test_the_command_does_not_inherit_a_higher_bound_on_open_files(alice):
+    done = alice.ok("transaction", PLAN, "--", "sh", "-c", "ulimit -n")
+    plain = subprocess.run(["sh", "-c", "ulimit -n"], capture_output=True, check=True)
+    assert done.out.startswith(plain.stdout)
