@@ -30,6 +30,12 @@ MODULES = {
     "status": "views",
     "why": "views",
     "log": "views",
+    "transaction": "transacting",
+    "show": "history",
+    "diff": "history",
+    "blame": "history",
+    "restore": "history",
+    "undo": "history",
     "session": "views",
     "check": "views",
 }

@@ -3,6 +3,7 @@
 The map of layers, imports pointing down::
 
     volume                                   the façade
+    transaction  blaming  restoring  past     several at once, and the past
     operations  artifact_io  overview  checkup  maintenance
     merging                                  from a refusal to a merged commit
     reading  commit                          the two protocols
@@ -17,6 +18,8 @@ The map of layers, imports pointing down::
     model  errors                            the words
 """
 
+from typing import TYPE_CHECKING
+
 from coherent_volume.conflict import CommitBetween, ConflictReport, WayOut
 from coherent_volume.errors import (
     AlreadyExistsError,
@@ -28,6 +31,7 @@ from coherent_volume.errors import (
     DamagedError,
     FencedError,
     ForeignEditError,
+    GenerationNotKeptError,
     LeasedError,
     LinkedArtifactError,
     NotFoundError,
@@ -47,13 +51,17 @@ from coherent_volume.errors import (
 )
 from coherent_volume.layout import find_root, initialise
 from coherent_volume.model import (
+    BlamedLine,
     CheckFinding,
     CheckReport,
     Commit,
+    LeftAlone,
     LogEntry,
     MergedWith,
     Observation,
     RefusedContent,
+    Restoration,
+    RestoreStep,
     SessionInfo,
     SessionStatus,
     VolumeStatus,
@@ -61,10 +69,14 @@ from coherent_volume.model import (
 from coherent_volume.rebuild import rebuild_sidecar
 from coherent_volume.volume import CoherentVolume
 
+if TYPE_CHECKING:
+    from coherent_volume.transaction import Transaction
+
 __version__ = "0.1.0"
 
 __all__ = [
     "AlreadyExistsError",
+    "BlamedLine",
     "BusyError",
     "CheckFinding",
     "CheckReport",
@@ -79,7 +91,9 @@ __all__ = [
     "DamagedError",
     "FencedError",
     "ForeignEditError",
+    "GenerationNotKeptError",
     "LeasedError",
+    "LeftAlone",
     "LinkedArtifactError",
     "LogEntry",
     "MergedWith",
@@ -91,12 +105,15 @@ __all__ = [
     "Observation",
     "OutsideRootError",
     "RefusedContent",
+    "Restoration",
+    "RestoreStep",
     "SchemaVersionError",
     "SessionInfo",
     "SessionStatus",
     "StaleGenerationError",
     "StorageError",
     "SymlinkError",
+    "Transaction",
     "UnavailableError",
     "UnconfirmedError",
     "UnsupportedFilesystemError",
@@ -107,3 +124,12 @@ __all__ = [
     "initialise",
     "rebuild_sidecar",
 ]
+
+
+def __getattr__(name: str) -> object:
+    """The class Transaction, imported when somebody asks for it."""
+    if name == "Transaction":
+        from coherent_volume.transaction import Transaction
+
+        return Transaction
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -15,15 +15,19 @@ from typing import Literal, NewType
 __all__ = [
     "ABSENT_DIGEST",
     "ArtifactKey",
+    "BlamedLine",
     "CheckFinding",
     "CheckReport",
     "Commit",
     "Digest",
     "Durability",
+    "LeftAlone",
     "LogEntry",
     "MergedWith",
     "Observation",
     "RefusedContent",
+    "Restoration",
+    "RestoreStep",
     "SessionInfo",
     "SessionStatus",
     "State",
@@ -117,6 +121,53 @@ class LogEntry:
     size: int
     digest: str
     saw: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class BlamedLine:
+    """One line of an artifact and the generation that brought it in.
+
+    ``or_before`` says that the line is as old as the oldest generation that is
+    kept, so that an earlier one may have brought it in. ``text`` has no newline;
+    bytes that are not UTF-8 are lone surrogates.
+    """
+
+    number: int
+    generation: int
+    session: str
+    at: str
+    or_before: bool
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class RestoreStep:
+    """One artifact that goes back from its ``current`` generation to ``generation``.
+
+    ``deletes`` says that there was no file at that generation.
+    """
+
+    path: str
+    current: int
+    generation: int
+    deletes: bool
+
+
+@dataclass(frozen=True, slots=True)
+class LeftAlone:
+    """An artifact that a restoration did not touch, and why."""
+
+    path: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Restoration:
+    """What a session's work was undone by: one transaction; none in a dry run."""
+
+    steps: tuple[RestoreStep, ...]
+    left: tuple[LeftAlone, ...]
+    commits: tuple[Commit, ...]
 
 
 @dataclass(frozen=True, slots=True)

@@ -42,6 +42,7 @@ from coherent_volume.records import SeenRow
 from coherent_volume.report import stored
 
 __all__ = [
+    "TURN_WAIT_S",
     "Base",
     "append",
     "as_bytes",
@@ -50,6 +51,7 @@ __all__ = [
     "delete",
     "is_known",
     "merge",
+    "pause",
     "rename",
     "seen_of",
     "update",
@@ -243,9 +245,13 @@ def _retried(attempt: Callable[[bool], Commit], retries: int) -> Commit:
         except FencedError:
             raise
         except ConflictError:
-            # Jittered, so that those who collided do not collide again.
-            time.sleep(os.urandom(1)[0] / 255 * min(0.1, 0.001 * 2**tried))
+            pause(tried)
     return attempt(True)
+
+
+def pause(tried: int) -> None:
+    """Wait after conflict number *tried*; jittered, so that colliders do not collide again."""
+    time.sleep(os.urandom(1)[0] / 255 * min(0.1, 0.001 * 2**tried))
 
 
 def content_now(parts: VolumeParts, key: ArtifactKey) -> tuple[Reading, bytes]:

@@ -18,7 +18,7 @@ from coherent_volume.parts import VolumeParts
 from coherent_volume.paths import shown
 from coherent_volume.reading import Reading, read, reading_open, record
 
-__all__ = ["deliver", "observe", "reacquire", "receive", "view_of"]
+__all__ = ["deliver", "hand_over", "observe", "reacquire", "receive", "view_of"]
 
 
 def receive(parts: VolumeParts, key: ArtifactKey) -> tuple[Reading, bytes]:
@@ -42,6 +42,14 @@ def deliver(parts: VolumeParts, key: ArtifactKey, sink: BinaryIO) -> Observation
     A session that outlives this process must not be credited with content that
     nobody received.
     """
+    reading = hand_over(parts, key, sink)
+    record(parts, key, reading)
+    _refuse_absent(key, reading)
+    return _observation(key, reading, None)
+
+
+def hand_over(parts: VolumeParts, key: ArtifactKey, sink: BinaryIO) -> Reading:
+    """Write the content to *sink*, if there is any, and remember nothing."""
     with reading_open(parts, key) as (reading, look):
         if look.data is None and reading.exists:
             _stream(key, reading, look, sink)
@@ -51,9 +59,7 @@ def deliver(parts: VolumeParts, key: ArtifactKey, sink: BinaryIO) -> Observation
         sink.write(look.data)
     if reading.exists:
         sink.flush()
-    record(parts, key, reading)
-    _refuse_absent(key, reading)
-    return _observation(key, reading, None)
+    return reading
 
 
 def _stream(key: ArtifactKey, reading: Reading, look: Look, sink: BinaryIO) -> None:

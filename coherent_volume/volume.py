@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from typing import IO, Any, BinaryIO
+from typing import IO, TYPE_CHECKING, Any, BinaryIO, TypeVar
 
 from coherent_volume import artifact_io, leasing, operations, overview, views
 from coherent_volume.config import OnConflict
@@ -18,7 +18,12 @@ from coherent_volume.paths import PathArgument
 from coherent_volume.volume_feed import FeedMethods
 from coherent_volume.volume_history import HistoryMethods
 
+if TYPE_CHECKING:
+    from coherent_volume.transaction import Transaction
+
 __all__ = ["CoherentVolume"]
+
+T = TypeVar("T")
 
 
 class CoherentVolume(HistoryMethods, FeedMethods):
@@ -177,6 +182,24 @@ class CoherentVolume(HistoryMethods, FeedMethods):
                 parts, key, function, retries, renew=renew, on_conflict=on_conflict
             ),
         )
+
+    def transaction(self, *, renew: bool = True) -> Transaction:
+        """Reads and writes of several artifacts, all or nothing, in a with-block."""
+        return self._transaction(renew=renew)
+
+    def transact(self, function: Callable[[Transaction], T], retries: int = 16) -> T:
+        """What *function* returns, called with a transaction, and again on conflicts."""
+        from coherent_volume.transaction import transact
+
+        return transact(
+            self._open_parts(), lambda last: self._transaction(keep_refused=last), function, retries
+        )
+
+    def _transaction(self, **options: bool) -> Transaction:
+        from coherent_volume.transaction import Transaction
+
+        nudge = self._maintenance.nudge
+        return Transaction(self._open_parts(), self._addresses.final, finished=nudge, **options)
 
     def open(self, path: PathArgument, mode: str = "r", encoding: str = "utf-8") -> IO[Any]:
         """A file object; a writer commits at the end of its with-block (r w a x, and b)."""

@@ -38,6 +38,11 @@ PLAIN = [
     "update --as n a --json -- cmd --json --root x -- y",
     "edit a -- vim",
     "edit a -- vim {} -c x",
+    "transaction a b -- sh -c x",
+    "transaction -- true",
+    "transaction a --retries 3 --json -- cmd --json -- y --retries=4",
+    "blame a",
+    "undo --json",
     "reacquire",
     "reacquire a",
     "reacquire a b c --json",
@@ -60,6 +65,13 @@ UNUSUAL = [
     "mv a -- -b",
     "log -n3",
     "update a sed",
+    "transaction --retries=3 a -- -x",
+    "show a 3",
+    "diff a",
+    "diff a 3 --json",
+    "diff a 3 4",
+    "restore a 3",
+    "restore --since 10m --by outside --dry-run",
     "init",
     "init --managed p/** --managed !q --durability process",
     "check --repair",
@@ -79,6 +91,15 @@ WRONG = [
     "update a --",
     "edit a",
     "update -- sed",
+    "transaction a",
+    "transaction a --",
+    "transaction a --retries x -- true",
+    "show a",
+    "show a b",
+    "diff a -1",
+    "diff a 1 2 3",
+    "restore a b",
+    "undo a",
     "status a",
     "log a b",
     "log -n 0",
@@ -219,7 +240,7 @@ def complete(where: Path, line: str, position: int) -> list[str]:
 
 
 def test_bash_completes_verbs_and_options(tmp_path):
-    assert complete(tmp_path, "coherent re", 1) == ["read", "reacquire"]
+    assert complete(tmp_path, "coherent re", 1) == ["read", "restore", "reacquire"]
     assert "--overwrite" in complete(tmp_path, "coherent write --o", 2)
 
 
