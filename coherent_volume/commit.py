@@ -18,7 +18,7 @@ import os
 import stat
 from collections.abc import Iterator, Sequence
 
-from coherent_volume import points
+from coherent_volume import feed, points
 from coherent_volume.attributes import Attributes
 from coherent_volume.errors import (
     CoherenceError,
@@ -88,7 +88,9 @@ def commit(parts: VolumeParts, intents: Sequence[Intent]) -> list[Commit]:
         # The commit may stand: what it would need stays until it is known
         # whether anybody refers to it.
         raise
-    except CoherenceError:
+    except CoherenceError as error:
+        if intents[0].keep_refused:
+            parts.meters.count("refusals", label=error.reason)
         _discard(parts, intents)
         raise
     # Any other exception (an interrupt) may have come after the commit point:
@@ -152,6 +154,8 @@ def _keep_refused(parts: VolumeParts, intents: Sequence[Intent], conflict: Confl
         if kept is None or shown(intent.key) == conflict.path:
             kept = name
     conflict.keep(kept)
+    if intents[0].keep_refused:
+        feed.note_refusal(parts, conflict, intents[0].key)
 
 
 # ── publish and install ──────────────────────────────────────────────────────

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import os
 
-from coherent_volume.leasing import is_leased_by
 from coherent_volume.model import (
     ArtifactKey,
     LogEntry,
@@ -19,6 +18,7 @@ from coherent_volume.model import (
     VolumeStatus,
     moment,
 )
+from coherent_volume.ownership import is_leased_by
 from coherent_volume.parts import VolumeParts
 from coherent_volume.paths import shown
 from coherent_volume.reading import read
