@@ -96,7 +96,7 @@ def known_outside(database: Database, key: ArtifactKey) -> str | None:
 def feed_after(database: Database, seq: int, limit: int) -> list[FeedRow]:
     """The first *limit* rows of the feed after number *seq*, in one snapshot."""
     return [
-        FeedRow(*row[:4], ArtifactKey(row[4]), *row[5:8], Digest(row[8]), row[9])
+        FeedRow(*row)._replace(key=ArtifactKey(row[4]), digest=Digest(row[8]))
         for row in database.read(_AFTER, (seq, limit))
     ]
 

@@ -11,6 +11,8 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import time
+from collections.abc import Sequence
 
 from coherent_volume import events
 from coherent_volume.errors import CoherenceError, ConflictError, UsageError
@@ -18,12 +20,22 @@ from coherent_volume.locks import GATE_WAIT_S
 from coherent_volume.model import ArtifactKey, Changes, Digest, FeedEntry, moment
 from coherent_volume.parts import VolumeParts
 from coherent_volume.paths import shown
-from coherent_volume.records import OUTSIDE, EventRow, FeedRow
+from coherent_volume.records import OUTSIDE, EventRow, FeedRow, InstallRow
 
-__all__ = ["GAP", "changes", "gap", "note_outside", "note_refusal"]
+__all__ = [
+    "GAP",
+    "await_installs",
+    "changes",
+    "gap",
+    "is_unfinished",
+    "note_outside",
+    "note_refusal",
+]
 
 GAP = "gap"
 _PAGE = 500
+_INSTALL_WAIT_S = 0.05
+_INSTALLS_MAX = 64
 _TOKEN = re.compile(r"([0-9a-f]{1,32})-([0-9]{1,18})").fullmatch
 
 
@@ -39,7 +51,7 @@ def changes(parts: VolumeParts, since: str | None, limit: int | None) -> Changes
     feed = events.feed_id(database)
     if since is None:
         return Changes((), _token(feed, events.newest(database)))
-    match = _TOKEN(since) if isinstance(since, str) else None
+    match = _TOKEN(str(since))
     if match is None:
         raise UsageError(
             "this is no token of a feed",
@@ -52,16 +64,17 @@ def changes(parts: VolumeParts, since: str | None, limit: int | None) -> Changes
     entries: list[FeedEntry] = []
     complete = True
     left = limit
-    while left is None or left > 0:
-        rows = events.feed_after(database, seq, _PAGE if left is None else min(_PAGE, left))
+    while True:
+        asked = _PAGE if left is None else min(_PAGE, left)
+        rows = events.feed_after(database, seq, asked)
         for row in rows:
             complete = complete and row.seq == seq + 1
             seq = row.seq
             if row.kind != "baseline":  # what stood there before: nothing happened
                 entries.append(_entry(row, feed))
-        if len(rows) < (_PAGE if left is None else min(_PAGE, left)):
-            break
         left = None if left is None else left - len(rows)
+        if len(rows) < asked or left == 0:
+            break
     return Changes(tuple(entries), _token(feed, seq), complete)
 
 
@@ -89,6 +102,34 @@ def gap(token: str, at: float) -> FeedEntry:
     """The entry that tells a watcher that entries before *token* were pruned."""
     seq = int(token.rpartition("-")[2])
     return FeedEntry(seq, moment(at), GAP, "", "", 0, 0, 0, "", "", token)
+
+
+def is_unfinished(parts: VolumeParts, key: ArtifactKey, install: InstallRow) -> bool:
+    """Whether the visible file is not yet what a commit made it."""
+    row = parts.sidecar.artifact(key)
+    if row is None or row.generation != install.generation:
+        return False
+    try:
+        found = os.stat(key, dir_fd=parts.root.descriptor, follow_symlinks=False)
+    except OSError:
+        return install.staged is not None
+    return install.staged is None or found.st_ino != install.staged.inode
+
+
+def await_installs(parts: VolumeParts, entries: Sequence[FeedEntry]) -> None:
+    """Give commits that stand in the feed a moment to become visible.
+
+    The records come first and the file a moment later. Who is told of a
+    generation and reads at once expects that one, not the one before.
+    """
+    until = time.monotonic() + _INSTALL_WAIT_S
+    for path in dict.fromkeys(each.path for each in entries[-_INSTALLS_MAX:]):
+        key = ArtifactKey(os.fsencode(path))
+        while time.monotonic() < until:
+            _, pending = parts.sidecar.current(key, gated=False)
+            if pending is None or not is_unfinished(parts, key, pending):
+                break
+            time.sleep(0.001)
 
 
 def note_refusal(parts: VolumeParts, conflict: ConflictError, key: ArtifactKey) -> None:

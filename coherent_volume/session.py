@@ -111,6 +111,8 @@ class Session:
         # sidecar may know more (another process of the same name read on), but
         # what this process derives its writes from is what it saw itself.
         self.seen_here: dict[ArtifactKey, SeenRow] = {}
+        # The heads that notes told of in this process.
+        self.told: dict[ArtifactKey, int] = {}
 
     @property
     def name(self) -> str:
@@ -138,6 +140,7 @@ class Session:
     def become_child(self) -> None:
         """Take a new identity in a forked child, unless the session has a name."""
         self.seen_here.clear()
+        self.told.clear()
         if self.info.kind == "process":
             self.info = _process_session()
 

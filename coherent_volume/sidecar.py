@@ -10,7 +10,7 @@ Upholds I2 and I3: a generation is inserted once, one above the row's.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from coherent_volume.config import Retention
 from coherent_volume.database import Connection, Database, Row
@@ -208,6 +208,14 @@ class Sidecar(Ledger):
         """Gated: generation and epoch together, after the content was delivered."""
         with self.database.transaction(durable=False) as connection:
             _insert_observation(connection, session, artifact, seen)
+
+    def tell(self, session: str, heads: Mapping[ArtifactKey, int]) -> None:
+        """Gated: a named session was told about these heads."""
+        with self.database.transaction(durable=False) as connection:
+            connection.executemany(
+                "INSERT OR REPLACE INTO told SELECT ?, id, ? FROM artifact WHERE path=?",
+                [(session, generation, key) for key, generation in heads.items()],
+            )
 
 
 # ── one row at a time ────────────────────────────────────────────────────────
