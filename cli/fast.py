@@ -34,6 +34,7 @@ class Form(NamedTuple):
 _COMMON = {"--json": "json", "--root": "root", "--as": "session"}
 _FROM = {"--from": ("source", None)}
 _BASE = {"--base": ("base", None), "--overwrite": ("overwrite", False)}
+_ENTRIES = {"-n": ("limit", None), "--limit": ("limit", None)}
 _LIMIT = {"-n": ("limit", 50), "--limit": ("limit", 50)}
 
 FORMS = {
@@ -49,6 +50,8 @@ FORMS = {
     "status": Form(),
     "log": Form(optional="path", options=_LIMIT),
     "session": Form(),
+    "notes": Form(),
+    "since": Form(optional="token", options=_ENTRIES),
 }
 _FLAGS = frozenset({"json", "overwrite"})
 _NUMBERS = {"base": 0, "limit": 1}  # and the least that each may be

@@ -18,6 +18,7 @@ from cli.help import EXIT_CODES, GroupedHelp, VerbHelp
 __all__ = [
     "CONTENT",
     "DERIVE",
+    "FEED",
     "VIEW",
     "VOLUME",
     "BaseOption",
@@ -34,10 +35,11 @@ __all__ = [
 
 _Function = TypeVar("_Function", bound=Callable[..., Call])
 
-CONTENT, DERIVE, VIEW, VOLUME = (
+CONTENT, DERIVE, VIEW, FEED, VOLUME = (
     "Read and write",
     "Derive new content with a command",
     "See who knows what",
+    "Work side by side",
     "The volume",
 )
 

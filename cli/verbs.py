@@ -29,6 +29,12 @@ MODULES = {
     "status": "views",
     "log": "views",
     "session": "views",
+    "notes": "feed",
+    "since": "feed",
+    "watch": "feed",
+    "lease": "leases",
+    "top": "top",
+    "metrics": "metrics",
     "check": "views",
 }
 

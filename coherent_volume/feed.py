@@ -30,6 +30,7 @@ __all__ = [
     "is_unfinished",
     "note_outside",
     "note_refusal",
+    "recent",
 ]
 
 GAP = "gap"
@@ -76,6 +77,14 @@ def changes(parts: VolumeParts, since: str | None, limit: int | None) -> Changes
         if len(rows) < asked or left == 0:
             break
     return Changes(tuple(entries), _token(feed, seq), complete)
+
+
+def recent(parts: VolumeParts, count: int) -> Changes:
+    """The newest *count* rows of the feed that are kept, oldest first."""
+    database = parts.sidecar.database
+    first = max(0, events.newest(database) - count)
+    found = changes(parts, _token(events.feed_id(database), first), None)
+    return Changes(found.entries, found.token)
 
 
 def _token(feed: str, seq: int) -> str:

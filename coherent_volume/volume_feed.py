@@ -28,6 +28,10 @@ class FeedMethods(OpenVolume):
         """
         return feed.changes(self._open_parts(), since, limit)
 
+    def recent(self, count: int = 100) -> Changes:
+        """The newest *count* rows of the feed, oldest first, and a token of now."""
+        return feed.recent(self._open_parts(), count)
+
     def watch(
         self,
         paths: str | Iterable[str] | None = None,
