@@ -203,7 +203,6 @@ class LeasedError(UnavailableError):
     """A peer holds a live lease: ``holder``, ``since``, ``until``."""
 
     reason = "leased"
-    default_advice = "Wait until it is released, or break it if its holder is stuck."
 
 
 class BusyError(UnavailableError):

@@ -102,7 +102,7 @@ def test_tries_that_are_repeated_are_no_refusals(alice, bob):
     assert kinds(alice.changes(token)) == [("update", "bob"), ("update", "alice")]
 
 
-@pytest.mark.parametrize("token", ["", "x", "12", "abc-", "-3", "ab-1x", "AB-1", "ab-" + "9" * 30])
+@pytest.mark.parametrize("token", ["", "x", "12", "abc-", "-3", "ab-1x", "Ab-1", "ab-" + "9" * 30])
 def test_what_is_no_token_is_a_usage_error(alice, token):
     with pytest.raises(UsageError):
         alice.changes(token)
