@@ -4,11 +4,12 @@ The map of layers, imports pointing down::
 
     volume                                   the façade
     operations  artifact_io  overview  checkup  maintenance
+    watching  notes                          following others
     reading  commit                          the two protocols
-    gating  recovery  install                under the gate
-    forking  layout  parts                   one opened volume
+    gating  recovery  install  leasing       under the gate
+    forking  layout  parts  feed  watch      one opened volume
     session                                  who is reading
-    sidecar  ledger  database                the records
+    sidecar  ledger  events  meters  database    the records
     staging  files  locks  paths             the operating system
     syscalls  identity  globs  digest  config  records
     model  errors                            the words
@@ -42,11 +43,17 @@ from coherent_volume.errors import (
     UsageError,
 )
 from coherent_volume.layout import find_root, initialise
+from coherent_volume.leasing import Lease
 from coherent_volume.model import (
+    Changes,
     CheckFinding,
     CheckReport,
     Commit,
+    FeedEntry,
+    LeaseStatus,
     LogEntry,
+    Metric,
+    Note,
     Observation,
     RefusedContent,
     SessionInfo,
@@ -55,12 +62,14 @@ from coherent_volume.model import (
 )
 from coherent_volume.rebuild import rebuild_sidecar
 from coherent_volume.volume import CoherentVolume
+from coherent_volume.watching import Watch
 
 __version__ = "0.1.0"
 
 __all__ = [
     "AlreadyExistsError",
     "BusyError",
+    "Changes",
     "CheckFinding",
     "CheckReport",
     "ClosedError",
@@ -70,16 +79,21 @@ __all__ = [
     "ConfigurationError",
     "ConflictError",
     "DamagedError",
+    "FeedEntry",
     "FencedError",
     "ForeignEditError",
+    "Lease",
+    "LeaseStatus",
     "LeasedError",
     "LinkedArtifactError",
     "LogEntry",
+    "Metric",
     "NotFoundError",
     "NotManagedError",
     "NotObservedError",
     "NotPermittedError",
     "NotRegularFileError",
+    "Note",
     "Observation",
     "OutsideRootError",
     "RefusedContent",
@@ -94,6 +108,7 @@ __all__ = [
     "UnsupportedFilesystemError",
     "UsageError",
     "VolumeStatus",
+    "Watch",
     "find_root",
     "initialise",
     "rebuild_sidecar",
