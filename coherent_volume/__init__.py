@@ -62,7 +62,6 @@ from coherent_volume.model import (
 )
 from coherent_volume.rebuild import rebuild_sidecar
 from coherent_volume.volume import CoherentVolume
-from coherent_volume.watching import Watch
 
 __version__ = "0.1.0"
 
@@ -108,7 +107,6 @@ __all__ = [
     "UnsupportedFilesystemError",
     "UsageError",
     "VolumeStatus",
-    "Watch",
     "find_root",
     "initialise",
     "rebuild_sidecar",

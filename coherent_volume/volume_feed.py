@@ -6,11 +6,14 @@ Short methods over the modules below, no rule of their own.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING
 
-from coherent_volume import checkup, feed, metrics, notes, overview, ownership
+from coherent_volume import checkup, feed, metrics, overview, ownership
 from coherent_volume.model import Changes, CheckReport, LeaseStatus, Metric, Note, VolumeStatus
 from coherent_volume.volume_base import OpenVolume
-from coherent_volume.watching import Hub, Watch
+
+if TYPE_CHECKING:
+    from coherent_volume.watching import Hub, Watch
 
 __all__ = ["FeedMethods"]
 
@@ -43,6 +46,8 @@ class FeedMethods(OpenVolume):
         *paths* are paths or globs below the root; *since* a token (default: now).
         While it is open, outside edits are adopted promptly. Close it when done.
         """
+        from coherent_volume.watching import Hub, Watch
+
         parts = self._open_parts()
         # Two threads may both make one here; the loser's is used by its own watch alone.
         self._hub = hub = self._hub or Hub(parts)
@@ -54,6 +59,8 @@ class FeedMethods(OpenVolume):
         A note renews no view: read again before you write. Without *remember*
         the notes stay untold until ``told`` is called with them.
         """
+        from coherent_volume import notes
+
         found = notes.notes(self._open_parts())
         if remember:
             notes.told(self._parts, found)
@@ -61,6 +68,8 @@ class FeedMethods(OpenVolume):
 
     def told(self, given: Sequence[Note]) -> None:
         """Remember that these notes have reached the session."""
+        from coherent_volume import notes
+
         notes.told(self._open_parts(), given)
 
     def leases(self) -> tuple[LeaseStatus, ...]:

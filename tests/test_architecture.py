@@ -79,6 +79,8 @@ LOCAL_IMPORTS = {
     ("coherent_volume.config", "tomllib"): "5 ms to import, needed when a volume is opened",
     ("coherent_volume.sidecar", "importlib"): "5 ms to import, needed when a volume is made",
     ("coherent_volume.notes", "difflib"): "2 ms to import, needed only where something changed",
+    ("coherent_volume.volume_feed", "coherent_volume.notes"): "needed only by those who ask",
+    ("coherent_volume.volume_feed", "coherent_volume.watching"): "needed only by those who watch",
     ("coherent_volume.watch", "watchdog"): "30 ms to import, needed only by those who watch",
     ("coherent_volume.locks", "filelock"): "slow to import (46 ms with portalocker)",
     ("coherent_volume.locks", "portalocker"): "slow to import (46 ms with filelock)",

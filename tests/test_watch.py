@@ -314,8 +314,8 @@ def test_interrupt_ends_a_watch_and_its_process(root, alice, process):
         from coherent_volume import CoherentVolume
         with CoherentVolume(root, session="bob") as volume:
             with volume.watch() as entries:
-                tell("ready")
                 try:
+                    tell("ready")
                     next(entries)
                 except KeyboardInterrupt:
                     return "interrupted"
