@@ -18,7 +18,16 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from benchmarks import contention, latency, machine, refusals, scale, startup, transactions
+from benchmarks import (
+    contention,
+    feed,
+    latency,
+    machine,
+    refusals,
+    scale,
+    startup,
+    transactions,
+)
 from benchmarks.incumbent import Incumbent, find
 from benchmarks.settings import Context, Settings
 from benchmarks.table import Row, render, rows_as_json
@@ -32,6 +41,7 @@ SECTIONS = (
     "counter",
     "scale",
     "startup",
+    "feed",
 )
 LEGEND = """\
 plain: open/read/close; temp + fsync + rename + fsync of the directory (durable); temp + replace
@@ -91,6 +101,8 @@ def _parts(
         yield "Many artifacts", lambda: scale.volumes(context, incumbent)
     if "startup" in wanted:
         yield "Starting", lambda: startup.starts(context, incumbent)
+    if "feed" in wanted:
+        yield "Following", lambda: feed.feeds(context)
 
 
 def _measure(

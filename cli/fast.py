@@ -36,6 +36,7 @@ _FROM = {"--from": ("source", None)}
 _BASE = {"--base": ("base", None), "--overwrite": ("overwrite", False)}
 _MERGE = {"--merge": ("merge", False)}
 _RETRIES = {"--retries": ("retries", 0)}
+_ENTRIES = {"-n": ("limit", None), "--limit": ("limit", None)}
 _LIMIT = {"-n": ("limit", 50), "--limit": ("limit", 50)}
 
 FORMS = {
@@ -55,6 +56,8 @@ FORMS = {
     "why": Form(("path",)),
     "log": Form(optional="path", options=_LIMIT),
     "session": Form(),
+    "notes": Form(),
+    "since": Form(optional="token", options=_ENTRIES),
 }
 _FLAGS = frozenset({"json", "merge", "overwrite"})
 _NUMBERS = {"base": 0, "limit": 1, "retries": 0}  # and the least that each may be

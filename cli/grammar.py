@@ -18,6 +18,7 @@ from cli.help import EXIT_CODES, GroupedHelp, VerbHelp
 __all__ = [
     "CONTENT",
     "DERIVE",
+    "FEED",
     "PAST",
     "VIEW",
     "VOLUME",
@@ -36,11 +37,12 @@ __all__ = [
 
 _Function = TypeVar("_Function", bound=Callable[..., Call])
 
-CONTENT, DERIVE, PAST, VIEW, VOLUME = (
+CONTENT, DERIVE, PAST, VIEW, FEED, VOLUME = (
     "Read and write",
     "Derive new content with a command",
     "Look back and bring back",
     "See who knows what",
+    "Work side by side",
     "The volume",
 )
 

@@ -37,6 +37,12 @@ MODULES = {
     "restore": "history",
     "undo": "history",
     "session": "views",
+    "notes": "feed",
+    "since": "feed",
+    "watch": "feed",
+    "lease": "leases",
+    "top": "top",
+    "metrics": "metrics",
     "check": "views",
 }
 

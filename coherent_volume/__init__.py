@@ -5,13 +5,14 @@ The map of layers, imports pointing down::
     volume                                   the façade
     transaction  blaming  restoring  past     several at once, and the past
     operations  artifact_io  overview  checkup  maintenance
+    watching  notes                          following others
     merging                                  from a refusal to a merged commit
     reading  commit                          the two protocols
     report  recall                           what a refusal says
-    gating  recovery  install                under the gate
-    forking  layout  parts                   one opened volume
+    gating  recovery  install  leasing       under the gate
+    forking  layout  parts  feed  watch      one opened volume
     session                                  who is reading
-    sidecar  ledger  database                the records
+    sidecar  ledger  events  meters  database    the records
     staging  files  locks  paths             the operating system
     syscalls  identity  globs  digest  config  records
     merge  difference  conflict              contents by line; the report's words
@@ -50,14 +51,20 @@ from coherent_volume.errors import (
     UsageError,
 )
 from coherent_volume.layout import find_root, initialise
+from coherent_volume.leasing import Lease
 from coherent_volume.model import (
     BlamedLine,
+    Changes,
     CheckFinding,
     CheckReport,
     Commit,
+    FeedEntry,
+    LeaseStatus,
     LeftAlone,
     LogEntry,
     MergedWith,
+    Metric,
+    Note,
     Observation,
     RefusedContent,
     Restoration,
@@ -78,6 +85,7 @@ __all__ = [
     "AlreadyExistsError",
     "BlamedLine",
     "BusyError",
+    "Changes",
     "CheckFinding",
     "CheckReport",
     "ClosedError",
@@ -89,19 +97,24 @@ __all__ = [
     "ConflictError",
     "ConflictReport",
     "DamagedError",
+    "FeedEntry",
     "FencedError",
     "ForeignEditError",
     "GenerationNotKeptError",
+    "Lease",
+    "LeaseStatus",
     "LeasedError",
     "LeftAlone",
     "LinkedArtifactError",
     "LogEntry",
     "MergedWith",
+    "Metric",
     "NotFoundError",
     "NotManagedError",
     "NotObservedError",
     "NotPermittedError",
     "NotRegularFileError",
+    "Note",
     "Observation",
     "OutsideRootError",
     "RefusedContent",

@@ -17,7 +17,7 @@ import os
 import stat
 from collections.abc import Sequence
 
-from coherent_volume import points
+from coherent_volume import feed, points
 from coherent_volume.drafts import bring_up_to_date, discard, stage, typed
 from coherent_volume.errors import (
     CoherenceError,
@@ -99,6 +99,8 @@ def commit(
         # whether anybody refers to it.
         raise
     except CoherenceError as error:
+        if intents and intents[0].keep_refused:
+            parts.meters.count("refusals", label=error.reason)
         discard(parts, intents)
         attach(parts, intents, error)
         raise
@@ -124,6 +126,8 @@ def _keep_refused(parts: VolumeParts, intents: Sequence[Intent], conflict: Confl
     conflict.keep(kept.get(conflict.path or "") or next(iter(kept.values()), None))
     if len(kept) > 1:
         conflict.fields["kept_members"] = kept
+    if intents and intents[0].keep_refused:
+        feed.note_refusal(parts, conflict, intents[0].key)
 
 
 # ── publish and install ──────────────────────────────────────────────────────

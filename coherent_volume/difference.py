@@ -73,7 +73,15 @@ def _marked(sign: str, line: bytes) -> list[str]:
     return [text] if line.endswith(b"\n") else [text, "\\ No newline at end of file"]
 
 
-def excerpt(old: bytes, new: bytes, old_name: str, new_name: str) -> Diff:
+def excerpt(
+    old: bytes,
+    new: bytes,
+    old_name: str,
+    new_name: str,
+    lines_max: int = DIFF_LINES_MAX,
+    bytes_max: int = DIFF_BYTES_MAX,
+    context: int = _CONTEXT,
+) -> Diff:
     """The beginning of the unified diff of two texts; every line is safe to print."""
     begin, end = _equal_ends(old, new)
     first = old.count(b"\n", 0, begin)
@@ -86,13 +94,13 @@ def excerpt(old: bytes, new: bytes, old_name: str, new_name: str) -> Diff:
         blocks = [(len(a), len(b), 0)]
         whole = False
     shown: list[str] = []
-    room = DIFF_BYTES_MAX
+    room = bytes_max
     left_out = 0
     head = (f"--- {printable(old_name)}", f"+++ {printable(new_name)}")
-    for line in (*head, *_hunks(a, b, blocks, first, _CONTEXT)) if a or b else ():
+    for line in (*head, *_hunks(a, b, blocks, first, context)) if a or b else ():
         text = line if isinstance(line, str) else _shown(*line)
         room -= len(text.encode()) + 1
-        if left_out or room < 0 or len(shown) >= DIFF_LINES_MAX:
+        if left_out or room < 0 or len(shown) >= lines_max:
             left_out += 1
         else:
             shown.append(text)

@@ -25,8 +25,8 @@ from coherent_volume.errors import (
     StaleGenerationError,
     printable,
 )
-from coherent_volume.leasing import refuse_if_leased
 from coherent_volume.model import ArtifactKey
+from coherent_volume.ownership import refuse_if_leased
 from coherent_volume.parts import VolumeParts
 from coherent_volume.paths import shown
 from coherent_volume.records import OUTSIDE, SeenRow

@@ -180,6 +180,28 @@ class Ledger:
         )
         return [(ArtifactKey(r[0]), SeenRow(r[1], Digest(r[2]), r[3])) for r in rows]
 
+    # ── what a session was told ──────────────────────────────────────────────
+
+    def makers(self, artifact: int, after: int, most: int) -> list[tuple[str, str, int]]:
+        """(session, kind, time) of the newest generations above one, oldest first."""
+        rows = self.database.read(
+            "SELECT session, kind, at FROM history WHERE artifact=? AND generation>?"
+            " ORDER BY generation DESC LIMIT ?",
+            (artifact, after, most),
+        )
+        return [(str(row[0]), str(row[1]), int(row[2])) for row in reversed(rows)]
+
+    def told(self, session: str) -> dict[ArtifactKey, int]:
+        """The heads that a named session was told about."""
+        rows = self.database.read(
+            "SELECT a.path, t.generation FROM told t JOIN artifact a ON a.id = t.artifact"
+            " WHERE t.session=?",
+            (session,),
+        )
+        return {ArtifactKey(row[0]): int(row[1]) for row in rows}
+
+    # ── summaries ────────────────────────────────────────────────────────────
+
     def session_summaries(self) -> list[tuple[str, int, int]]:
         """(session, artifacts observed, of these behind the current generation)."""
         rows = self.database.read(

@@ -16,14 +16,19 @@ __all__ = [
     "ABSENT_DIGEST",
     "ArtifactKey",
     "BlamedLine",
+    "Changes",
     "CheckFinding",
     "CheckReport",
     "Commit",
     "Digest",
     "Durability",
+    "FeedEntry",
+    "LeaseStatus",
     "LeftAlone",
     "LogEntry",
     "MergedWith",
+    "Metric",
+    "Note",
     "Observation",
     "RefusedContent",
     "Restoration",
@@ -171,6 +176,84 @@ class Restoration:
 
 
 @dataclass(frozen=True, slots=True)
+class FeedEntry:
+    """One row of the feed: a generation, or an event that is none.
+
+    ``kind`` is that of the generation (``write``, ``create``, ``delete``,
+    ``foreign`` ...) or of the event: ``lease``, ``release``, ``break``,
+    ``reclaim`` (``detail`` names the former holder), ``refuse`` (``detail`` is
+    the reason), ``foreign`` with generation 0 (an outside change of a file
+    without records), ``gap`` (entries were pruned before they were asked for).
+    ``token`` is where to go on after this entry.
+    """
+
+    seq: int
+    at: str
+    kind: str
+    path: str
+    session: str
+    generation: int
+    base: int
+    size: int
+    digest: str
+    detail: str
+    token: str
+
+
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """What happened since a token, oldest first, and the ``token`` to go on from.
+
+    ``complete`` is False when entries in between are no longer kept. What is
+    left still holds the current generation of every artifact that changed,
+    unless the token was one of another sidecar; then there are no entries.
+    """
+
+    entries: tuple[FeedEntry, ...]
+    token: str
+    complete: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """An artifact that the session read and that changed since.
+
+    ``seen`` and ``current`` are generations, ``by`` the sessions in between,
+    oldest first, at most eight. ``diff`` is short and escaped, or says why there is none.
+    """
+
+    path: str
+    seen: int
+    current: int
+    kind: str
+    by: tuple[str, ...]
+    at: str
+    diff: str
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseStatus:
+    """A live lease. ``held`` says whether a process holds it, or only its time."""
+
+    path: str
+    session: str
+    since: str
+    until: str
+    epoch: int
+    held: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """One counter of one session; ``reason`` only for refusals."""
+
+    name: str
+    session: str
+    value: float
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class SessionInfo:
     """Who is reading, and which rule of the ladder said so."""
 
@@ -220,6 +303,8 @@ class VolumeStatus:
     refused: tuple[RefusedContent, ...]
     sidecar_bytes: int
     object_bytes: int
+    leases: tuple[LeaseStatus, ...] = ()
+    refusals: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -231,20 +231,21 @@ def _in_turn(
     try:
         turn.acquire(TURN_WAIT_S)
     except BusyError:
-        return _retried(attempt, retries)
+        return _retried(parts, attempt, retries)
     try:
-        return _retried(attempt, retries)
+        return _retried(parts, attempt, retries)
     finally:
         turn.release()
 
 
-def _retried(attempt: Callable[[bool], Commit], retries: int) -> Commit:
+def _retried(parts: VolumeParts, attempt: Callable[[bool], Commit], retries: int) -> Commit:
     for tried in range(retries):
         try:
             return attempt(False)
         except FencedError:
             raise
         except ConflictError:
+            parts.meters.count("retries")
             pause(tried)
     return attempt(True)
 

@@ -26,6 +26,7 @@ def receive(parts: VolumeParts, key: ArtifactKey) -> tuple[Reading, bytes]:
     reading, data = content_now(parts, key)
     record(parts, key, reading)
     _refuse_absent(key, reading)
+    _count(parts, len(data))
     return reading, data
 
 
@@ -33,6 +34,9 @@ def observe(parts: VolumeParts, key: ArtifactKey, known: Base | None) -> Observa
     """As ``receive``, described; without data when it is still *known*."""
     reading, data = receive(parts, key)
     unchanged = known is not None and is_known(reading.seen, known)
+    if unchanged:
+        parts.meters.count("unchanged_replies")
+        parts.meters.count("unchanged_bytes_saved", len(data))
     return _observation(key, reading, None if unchanged else data)
 
 
@@ -45,6 +49,7 @@ def deliver(parts: VolumeParts, key: ArtifactKey, sink: BinaryIO) -> Observation
     reading = hand_over(parts, key, sink)
     record(parts, key, reading)
     _refuse_absent(key, reading)
+    _count(parts, reading.size)
     return _observation(key, reading, None)
 
 
@@ -109,6 +114,11 @@ def view_of(parts: VolumeParts, key: ArtifactKey) -> Observation | None:
 def _observation(key: ArtifactKey, reading: Reading, data: bytes | None) -> Observation:
     seen = reading.seen
     return Observation(shown(key), seen.generation, seen.digest.hex(), data, seen.epoch)
+
+
+def _count(parts: VolumeParts, size: int) -> None:
+    parts.meters.count("read_misses")
+    parts.meters.count("read_bytes", size)
 
 
 def _refuse_absent(key: ArtifactKey, reading: Reading) -> None:

@@ -49,6 +49,7 @@ class CoherentVolume(HistoryMethods, FeedMethods):
         """
         hit = self._cache.get(path)
         if hit is not None and self._seen_here.get(hit.key) is hit.seen:
+            self._meters.read_hits += 1
             return hit.data
         return self._on(path, lambda parts, key: self._receive(parts, path, key))
 
@@ -233,9 +234,19 @@ class CoherentVolume(HistoryMethods, FeedMethods):
         """I: never read, or behind. S: current. E: leased. M: leased and staged."""
         return self._on(path, overview.state)
 
-    def lease(self, path: PathArgument, ttl: float = 30.0, wait: float = 0.0) -> Lease:
-        """Own *path* for *ttl* seconds or a with-block; LeasedError after *wait* seconds."""
-        return self._on(path, lambda parts, key: leasing.acquire(parts, key, ttl, wait))
+    def lease(
+        self, path: PathArgument, ttl: float = 30.0, wait: float = 0.0, *, held: bool = True
+    ) -> Lease:
+        """Own *path* for *ttl* seconds or a with-block; LeasedError after *wait* seconds.
+
+        It ends with this process. Without *held* it belongs to the named session,
+        outlives its processes, and ends with its time; asking again extends it.
+        """
+        return self._on(path, lambda parts, key: leasing.acquire(parts, key, ttl, wait, held=held))
+
+    def release_lease(self, path: PathArgument) -> bool:
+        """End this session's lease that no process holds; False when there is none."""
+        return self._on(path, leasing.release)
 
     def break_lease(self, path: PathArgument) -> bool:
         """Take a lease from its holder, who is fenced; False when there is none."""

@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 
 from coherent_volume import CoherentVolume, ForeignEditError, NotFoundError, points
+from coherent_volume.gating import settled_heads
 from tests.harness import evidence
 from tests.harness.processes import say, until
 from tests.harness.sweep import Ended, Nursery, PointHook
@@ -185,7 +186,8 @@ def recover(root: str, scenario: str, kill: list[Any] | None) -> None:
     with CoherentVolume(root, session="reader") as volume:
         points.reached = PointHook(kill and (kill[0], kill[1]))
         # Changes nothing and goes through the gate, where recovery is done.
-        volume.break_lease(A)
+        with settled_heads(volume._parts, [volume._addresses.key(A)]):
+            pass
 
 
 def visit(root: str, session: str, paths: list[str]) -> dict[str, Any]:
