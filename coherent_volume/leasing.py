@@ -70,10 +70,12 @@ class Lease:
         with parts.gate.held(GATE_WAIT_S):
             parts.sidecar.database.verify()
             found = None if self._ended else parts.sidecar.lease(self._row.artifact)
-            if found is None or not is_same(found, self._row):
+            # One that ran out is not renewed: a peer may have committed meanwhile,
+            # and its holder would believe that it had owned the artifact throughout.
+            if found is None or not is_same(found, self._row) or not is_live(parts, found):
                 row, _ = parts.sidecar.current(self._key, gated=True)
                 raise FencedError(
-                    "the lease is over: it was released, reclaimed or broken",
+                    "the lease is over: it ran out, or was released, reclaimed or broken",
                     path=self.path,
                     held=self.epoch,
                     current=row.epoch if row else 0,

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import itertools
 import os
 import threading
 import weakref
@@ -24,6 +25,7 @@ from coherent_volume.identity import describe_holder_of_lock
 __all__ = ["GATE_WAIT_S", "FairLock", "LeaseHold", "Presence", "is_present", "lifecycle_lock"]
 
 _CLOSE_WAIT_S = 1.0
+_blocks = itertools.count(1)
 GATE_WAIT_S = 10.0
 """How long a writer waits for the gate before it is told who holds it."""
 
@@ -40,11 +42,13 @@ class FairLock:
         # Threads pass a shared descriptor's flock, so they queue here first.
         self._mutex = _mutex()
         self._owner = 0
+        # Which with-block holds it; see _Held.
+        self._block = 0
         self._descriptor = -1
         self._waiter: _Waiter | None = None
         _all_locks.add(self)
 
-    def acquire(self, timeout_s: float) -> None:
+    def acquire(self, timeout_s: float, block: int = 0) -> None:
         """Take the lock, or raise BusyError that names the holder."""
         if self._owner == threading.get_ident():
             raise BusyError(
@@ -59,6 +63,7 @@ class FairLock:
                     holder=f"pid {os.getpid()}",
                 )
             self._owner = threading.get_ident()
+            self._block = block
             if self._descriptor < 0:
                 self._descriptor = _open(self._path)
             if self._waiter is None or self._waiter.is_idle():
@@ -110,6 +115,16 @@ class FairLock:
                 holder=holder,
             )
 
+    @property
+    def is_mine(self) -> bool:
+        """Whether this thread holds it."""
+        return self._owner == threading.get_ident()
+
+    def release_block(self, block: int) -> None:
+        """Let go of what a with-block held that was left by an interrupt."""
+        if self.is_mine and self._block == block:
+            self._let_go()
+
     def release(self) -> None:
         """Give the lock to the next in line; nothing in a child forked meanwhile."""
         self._let_go()
@@ -159,18 +174,24 @@ class _Held:
     """The with-block of a FairLock."""
 
     # A class and not a generator: an interrupt between the frames of a
-    # generator-based manager would leave the lock held for ever.
-    __slots__ = ("_lock", "_timeout_s")
+    # generator-based manager would leave the lock held for ever. It may come
+    # before the first line of __exit__ as well; then the block's end is that of
+    # this object, when nobody refers to it any longer.
+    __slots__ = ("_block", "_lock", "_timeout_s")
 
     def __init__(self, lock: FairLock, timeout_s: float) -> None:
         self._lock = lock
         self._timeout_s = timeout_s
+        self._block = next(_blocks)
 
     def __enter__(self) -> None:
-        self._lock.acquire(self._timeout_s)
+        self._lock.acquire(self._timeout_s, self._block)
 
     def __exit__(self, *_: object) -> None:
         self._lock.release()
+
+    def __del__(self) -> None:
+        self._lock.release_block(self._block)
 
 
 class _Waiter:

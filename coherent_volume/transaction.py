@@ -275,7 +275,9 @@ class Transaction:
             kind,
             content,
             Expectation.ABSENT if new_name or keeps else Expectation.SEEN,
-            self._base(member, kind),
+            # A claim is only ever strengthened: what a delete or a write claimed
+            # before holds on when a creation or an append follows it.
+            old.base if old is not None and kind != "write" else self._base(member, kind),
             renews_view=self._renew and kind != "append",
             keep_refused=self._keep_refused,
             attributes_of=attributes_of,

@@ -94,8 +94,12 @@ class OpenVolume:
         return self._parts
 
     def _on(self, path: PathArgument, act: Callable[[VolumeParts, ArtifactKey], T]) -> T:
-        self._open_parts()
-        return self._addresses.on(path, act)
+        outer = self._open_parts().gate.is_mine
+        try:
+            return self._addresses.on(path, act)
+        except BaseException:
+            self._let_go(outer)
+            raise
 
     def _commit(
         self,
@@ -104,8 +108,19 @@ class OpenVolume:
         *,
         once: bool = False,
     ) -> Commit:
-        self._open_parts()
+        outer = self._open_parts().gate.is_mine
         try:
             return (self._addresses.once if once else self._addresses.on)(path, act)
+        except BaseException:
+            self._let_go(outer)
+            raise
         finally:
             self._maintenance.nudge()
+
+    def _let_go(self, outer: bool) -> None:
+        """An interrupt may come at any line, also before the gate is released.
+
+        Whatever this call took it lets go; an *outer* call's gate stays.
+        """
+        if not outer and self._parts.gate.is_mine:
+            self._parts.gate.release()

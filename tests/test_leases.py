@@ -305,3 +305,15 @@ def test_wait_is_counted(alice, bob):
     assert found["coherent_lease_waits_total"] == 1
     assert 0 < found["coherent_lease_wait_seconds_total"] < 30
     assert leasing._POLL_S < 0.1
+
+
+@pytest.mark.invariant("I10")
+def test_a_lease_that_ran_out_is_not_renewed_though_nobody_took_it(alice, bob):
+    alice.read(PLAN)
+    lease = alice.lease(PLAN, ttl=0.05)
+    until(lambda: not alice.leases(), "it has run out")
+    bob.read(PLAN)
+    bob.write(PLAN, "bob's\n")
+    with pytest.raises(FencedError, match="ran out"):
+        lease.renew(30)
+    assert bob.write(PLAN, "again\n").generation == 2

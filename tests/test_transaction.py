@@ -480,6 +480,43 @@ def test_a_forked_child_cannot_end_its_parents_transaction(three, process, root)
     assert three.read(A) == b"mine\n"
 
 
+def _exists_write_append(tx):
+    tx.exists(A)
+    tx.write(A, "mine\n")
+    tx.append(A, "more\n")
+
+
+def _exists_delete_create(tx):
+    tx.exists(A)
+    tx.delete(A)
+    tx.create(A, "mine\n")
+
+
+def _append_delete_create(tx):
+    tx.append(A, "more\n")
+    tx.delete(A)
+    tx.create(A, "mine\n")
+
+
+def _append_write(tx):
+    tx.append(A, "more\n")
+    tx.write(A, "mine\n")
+
+
+@pytest.mark.invariant("I1")
+@pytest.mark.parametrize(
+    "steps", [_exists_write_append, _exists_delete_create, _append_delete_create, _append_write]
+)
+@pytest.mark.parametrize("who", ["stale", "blind"])
+def test_no_order_of_steps_replaces_what_was_never_read(three, bob, steps, who):
+    if who == "stale":
+        bob.read(A)
+    three.write(A, "precious\n")
+    with pytest.raises(ConflictError), bob.transaction() as tx:
+        steps(tx)
+    assert three.read(A) == b"precious\n"
+
+
 # ── transact ─────────────────────────────────────────────────────────────────
 
 

@@ -1,0 +1,98 @@
+"""Hazard: a signal handler raises at the wrong line. The gate must not stay held (I10)."""
+
+from __future__ import annotations
+
+import signal
+import sys
+
+import pytest
+
+from coherent_volume import locks
+
+PLAN = "plans/plan.md"
+
+
+class _Interrupt(Exception):
+    pass
+
+
+def _interrupted_at(function, line, work):
+    """Do *work*, with an interrupt on the *line*-th line of *function*; whether it came."""
+    code, seen, came = function.__code__, 0, False
+
+    def trace(frame, event, _):
+        nonlocal seen, came
+        if frame.f_code is not code or came:
+            return trace
+        if event in ("call", "line"):
+            seen += 1
+            if seen == line:
+                came = True
+                raise _Interrupt
+        return trace
+
+    sys.settrace(trace)
+    try:
+        work()
+    except _Interrupt:
+        pass
+    finally:
+        sys.settrace(None)
+    return came
+
+
+PLACES = [
+    locks._Held.__enter__,
+    locks._Held.__exit__,
+    locks.FairLock.acquire,
+    locks.FairLock.release,
+    locks.FairLock._let_go,
+    locks.FairLock._unlock,
+]
+
+
+@pytest.mark.invariant("I10")
+@pytest.mark.parametrize("function", PLACES, ids=lambda f: f.__qualname__)
+@pytest.mark.parametrize("kind", ["write", "transaction"])
+def test_interrupt_at_any_line_of_the_lock_leaves_it_free(alice, process, root, function, kind):
+    def write():
+        alice.write(PLAN, alice.read(PLAN) + b"more\n")
+
+    def transaction():
+        with alice.transaction() as tx:
+            tx.write(PLAN, tx.read(PLAN) + b"more\n")
+
+    work = write if kind == "write" else transaction
+    came = 0
+    for line in range(1, 40):
+        if not _interrupted_at(function, line, work):
+            break
+        came += 1
+        assert not alice._parts.gate.is_mine
+        alice.append(PLAN, "after\n")  # this thread and this process go on
+    assert came > 1
+    body = """
+        from coherent_volume import CoherentVolume
+        with CoherentVolume(root, session="peer") as volume:
+            return volume.append("plans/plan.md", "peer\\n").generation
+        """
+    assert process(body, root=root) > 1
+
+
+def test_interrupts_by_a_timer_leave_the_volume_usable(alice):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    try:
+        for hit in range(60):
+            try:
+                signal.setitimer(signal.ITIMER_REAL, 0.0005 + hit / 20_000)
+                while True:
+                    alice.update(PLAN, lambda content: content[:100] + b"x")
+            except KeyboardInterrupt:
+                pass
+            alice.append(PLAN, "after\n")
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
