@@ -144,12 +144,12 @@ class OpenFiles(Tree):
             target[1],
         )
 
-    def setattr(self, node: Node, change: Change) -> tuple[Attr, float]:
+    def setattr(self, caller: Caller, node: Node, change: Change) -> tuple[Attr, float]:
         """As the tree's; a size that came through an open file changes that file."""
         if change.resizes and change.has_handle:
             os.ftruncate(self.handle(change.handle).descriptor, change.size)
             change = change._replace(valid=change.valid & ~8)
-        return super().setattr(node, change)
+        return super().setattr(caller, node, change)
 
     def close(self) -> None:
         """Let go of every open file and node."""

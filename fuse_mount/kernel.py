@@ -171,7 +171,7 @@ class Connection:
             fields[14],
         )
         node = self.tree.nodes.get(request.node)
-        return protocol.attr_reply(*self.tree.setattr(node, change))
+        return protocol.attr_reply(*self.tree.setattr(_caller(request), node, change))
 
     def _readlink(self, request: Request, fields: Fields, rest: memoryview) -> Answer:
         return self.tree.readlink(self.tree.nodes.get(request.node))

@@ -105,6 +105,14 @@ class NodeTable:
             node.extra, node.parent, node.name, node.kind = extra, parent, name, kind
         return node
 
+    def add_private(self, extra: object, parent: Node | None, descriptor: int) -> Node:
+        """A new node of an open file outside the tree, found by no name."""
+        path = os.open(b"/proc/self/fd/%d" % descriptor, os.O_PATH | os.O_CLOEXEC)
+        with self._lock:
+            node = self._new(path, os.fstat(path))
+            node.extra, node.parent = extra, parent
+        return node
+
     def again(self, node: Node) -> None:
         """Count one more look-up of *node*."""
         with self._lock:
@@ -142,7 +150,9 @@ class NodeTable:
         node.used = time.monotonic()
         if node.descriptor >= 0:
             return node.descriptor
-        if node.parent is None or node.extra is not None:
+        if node.extra is not None:
+            raise no_such(errno.EACCES)  # virtual: nothing can be done there
+        if node.parent is None:
             raise no_such(errno.ESTALE)
         above = self.descriptor(node.parent)
         try:
@@ -193,7 +203,7 @@ class NodeTable:
         # taking a descriptor and using it.
         latest = time.monotonic() - _IDLE_S
         for number, node in list(self._open.items())[: self._max // 8]:
-            if node.used > latest or node is self.root:
+            if node.used > latest or node is self.root or node.extra is not None:
                 self._open.move_to_end(number)
                 continue
             del self._open[number]

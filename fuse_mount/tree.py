@@ -136,8 +136,9 @@ class Tree:
         found = os.fstat(self.nodes.descriptor(node))
         return attr_of(found), _DIRECTORY_S if node.is_directory else _FILE_ATTR_S
 
-    def setattr(self, node: Node, change: Change) -> tuple[Attr, float]:
+    def setattr(self, caller: Caller, node: Node, change: Change) -> tuple[Attr, float]:
         """Change mode, owner, size and times; the new attributes."""
+        del caller
         path = self.nodes.path(node)
         if change.valid & _MODE:
             os.chmod(path, stat.S_IMODE(change.mode))

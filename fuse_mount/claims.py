@@ -1,0 +1,88 @@
+"""Claims: what a save through the mount says of the artifact before it.
+
+Owns the choice of the base: what the session saw; for what it never read, the
+artifact as it stood when the session started. Commits nothing.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import NamedTuple
+
+from coherent_volume.judgement import Expectation
+from coherent_volume.model import ArtifactKey
+from coherent_volume.parts import VolumeParts
+from coherent_volume.reading import read, reading_open
+from coherent_volume.records import OUTSIDE, SeenRow
+from fuse_mount.credit import Credit
+
+__all__ = ["OVERWRITE", "Claim", "Claims"]
+
+
+class Claim(NamedTuple):
+    """What a save rests on.
+
+    ``by_content`` says that the saver read the head just now, so that a stale
+    base is no refusal yet: the saved text decides.
+    """
+
+    base: SeenRow | None
+    expectation: Expectation = Expectation.SEEN
+    by_content: bool = False
+
+
+OVERWRITE = Claim(None, Expectation.ANYTHING)
+
+
+class Claims:
+    """The claims of one session, from the moment it started."""
+
+    def __init__(self, parts: VolumeParts, credit: Credit) -> None:
+        self._parts = parts
+        self._credit = credit
+        newest = parts.sidecar.history(None, 1)
+        self._start_seq = newest[0].seq if newest else 0
+        self._start_ns = time.time_ns()
+
+    def claim(self, key: ArtifactKey, process: int) -> Claim:
+        """What a save of *key* by *process* rests on."""
+        standing = self._credit.standing(key, process)
+        if standing.base is not None:
+            return Claim(standing.base, by_content=standing.reflex)
+        blind = self._parts.rules.blind(key)
+        if blind == "allow":
+            return OVERWRITE
+        base = self._at_start(key) if blind == "since-start" else None
+        return Claim(base, by_content=standing.reflex and base is not None)
+
+    def absence(self, key: ArtifactKey) -> Claim:
+        """What a save rests on whose author found no file of this name."""
+        reading = read(self._parts, key)
+        return Claim(None if reading.exists else reading.seen)
+
+    def head(self, key: ArtifactKey) -> Claim:
+        """A claim of whatever is there at this moment."""
+        return Claim(read(self._parts, key).seen)
+
+    def _at_start(self, key: ArtifactKey) -> SeenRow | None:
+        """What the artifact was when the session started; None if that is not known."""
+        with reading_open(self._parts, key) as (reading, look):
+            unchanged = not reading.exists or look.stat.st_ctime_ns <= self._start_ns
+        row = self._parts.sidecar.artifact(key)
+        if row is None:
+            # Nobody committed it. A file that is younger than the session was
+            # made or edited by somebody whom the session has not heard of.
+            return reading.seen if unchanged else None
+        record = self._parts.sidecar.generation(row.id, row.generation)
+        if record is not None and record.seq <= self._start_seq:
+            return reading.seen
+        if record is not None and record.session == OUTSIDE and unchanged and reading.exists:
+            return reading.seen  # adopted since, but edited before the start
+        known = [
+            each
+            for each in self._parts.sidecar.history(key, None)
+            if each.seq <= self._start_seq or each.generation == 0
+        ]
+        if not known:
+            return None
+        return SeenRow(known[0].generation, known[0].digest, row.epoch)
