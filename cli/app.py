@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 # Imported for what they register; the order is that of the groups in the help.
-from cli import grammar_content, grammar_views, grammar_volume  # noqa: F401
+from cli import grammar_content, grammar_mount, grammar_views, grammar_volume  # noqa: F401
 from cli.call import PROGRAM, Call, CommandLineError, Common
 from cli.grammar import app
 

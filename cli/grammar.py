@@ -18,6 +18,7 @@ from cli.help import EXIT_CODES, GroupedHelp, VerbHelp
 __all__ = [
     "CONTENT",
     "DERIVE",
+    "MOUNT",
     "VIEW",
     "VOLUME",
     "BaseOption",
@@ -34,9 +35,10 @@ __all__ = [
 
 _Function = TypeVar("_Function", bound=Callable[..., Call])
 
-CONTENT, DERIVE, VIEW, VOLUME = (
+CONTENT, DERIVE, MOUNT, VIEW, VOLUME = (
     "Read and write",
     "Derive new content with a command",
+    "Run tools under the rules",
     "See who knows what",
     "The volume",
 )

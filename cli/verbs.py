@@ -30,6 +30,10 @@ MODULES = {
     "log": "views",
     "session": "views",
     "check": "views",
+    "run": "mounts",
+    "mount": "mounts",
+    "unmount": "mounts",
+    "mounts": "mounts",
 }
 
 

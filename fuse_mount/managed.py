@@ -104,11 +104,18 @@ class Managed(OpenFiles):
             return node.extra.key
         if node.extra is not None:
             return None
-        path = self.nodes.where(node)
-        if path is None or path.startswith(b".coherence/"):
+        # By its last name, and not by the path of its descriptor: a file with two
+        # names may have lost the one that the descriptor was opened by.
+        if node.parent is None:
+            return None
+        key = self.key_at(node.parent, node.name)
+        if key is None:
+            return None
+        found = self.on_disk(key)
+        if found is None or (found.st_dev, found.st_ino) != node.identity:
             # Displaced by a later generation: whoever came by its name asks again.
             raise no_such(errno.ESTALE)
-        return ArtifactKey(path) if self.fence.manages(path) else None
+        return key
 
     def state(self, key: ArtifactKey) -> State:
         """The state of *key*."""

@@ -163,6 +163,8 @@ class MountedTree(FencedNames):
     def getxattr(self, node: Node, name: bytes) -> bytes:
         """An extended attribute; those of the volume are worked out."""
         if not name.startswith(_PREFIX):
+            if isinstance(node.extra, View):
+                raise no_such(errno.ENODATA)
             return super().getxattr(node, name)
         value = self._fact(node, name[len(_PREFIX) :])
         if value is None:
