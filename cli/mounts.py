@@ -44,24 +44,24 @@ def mount(
     root = volume_root(common)
     name = _named(common, root)
     where = os.path.join(current_directory(), mountpoint)
-    mounted = mounting.mount(root, where, name, refused_errno=number, observe=observe)
-    fields = {"mountpoint": mounted.mountpoint, "session": name, "kept": mounted.kept}
-    lines = [f"{printable(mounted.mountpoint)} shows the volume for {printable(name)}"]
-    lines += [f"kept from a mount that was killed: {printable(each)}" for each in mounted.kept]
+    shown = mounting.mount(root, where, name, refused_errno=number, observe=observe)
+    fields = {"mountpoint": shown.mountpoint, "session": name, "kept": shown.kept}
+    lines = [f"{printable(shown.mountpoint)} shows the volume for {printable(name)}"]
+    lines += [f"kept from a mount that was killed: {printable(each)}" for each in shown.kept]
     if foreground:
         print("\n".join(lines), flush=True)
-        _stay(mounted)
+        _stay(shown)
         return Reply(fields, str)
     return Reply(fields, lambda: "\n".join(lines) + "\n")
 
 
-def _stay(mounted: mounting.Mount) -> None:
+def _stay(shown: mounting.Mount) -> None:
     """Until an interrupt, or until somebody else unmounts."""
     wanted = {signal.SIGINT, signal.SIGTERM}
     signal.pthread_sigmask(signal.SIG_BLOCK, wanted)
-    while mounted.mountpoint in mounting.mounted():
+    while shown.mountpoint in mounting.mounted():
         if signal.sigtimedwait(wanted, 0.5) is not None:
-            mounted.close()
+            shown.close()
             return
 
 

@@ -48,12 +48,14 @@ class Claims:
         """What a save of *key* by *process* rests on."""
         standing = self._credit.standing(key, process)
         if standing.base is not None:
-            return Claim(standing.base, by_content=standing.reflex)
+            return Claim(standing.base, by_content=standing.reflex is not None)
         blind = self._parts.rules.blind(key)
         if blind == "allow":
             return OVERWRITE
         base = self._at_start(key) if blind == "since-start" else None
-        return Claim(base, by_content=standing.reflex and base is not None)
+        if base is None or standing.reflex is None:
+            return Claim(base)
+        return Claim(base, by_content=standing.reflex.digest != base.digest)
 
     def absence(self, key: ArtifactKey) -> Claim:
         """What a save rests on whose author found no file of this name."""

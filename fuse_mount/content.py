@@ -21,9 +21,9 @@ def keeps_every_hunk(base: bytes, head: bytes, pending: bytes) -> bool:
         return False
     if head == pending:
         return True
-    lines = [text.splitlines(keepends=True) for text in (base, head, pending)]
+    old, theirs, ours = (text.splitlines(keepends=True) for text in (base, head, pending))
     merged: list[bytes] = []
-    for kind, *parts in Merge3(*lines).merge_groups():
+    for kind, *parts in Merge3(old, theirs, ours).merge_groups():
         if kind == "conflict":
             return False
         merged += parts[0]

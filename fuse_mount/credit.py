@@ -41,12 +41,12 @@ class _Read(NamedTuple):
 class Standing(NamedTuple):
     """What a process's save of an artifact rests on.
 
-    ``base`` is what the session saw; None: nothing. ``reflex`` says that this
-    very process has read something newer within the window.
+    ``base`` is what the session saw; None: nothing. ``reflex`` is what this
+    very process read within the window, if that is something else.
     """
 
     base: SeenRow | None
-    reflex: bool
+    reflex: SeenRow | None
 
 
 class Credit:
@@ -106,9 +106,9 @@ class Credit:
                 base = each.seen
         if base is not None and last is not None and last.generation < base.generation:
             base = last
-        if reflex is None or (base is not None and reflex.digest == base.digest):
-            return Standing(base, reflex=False)
-        return Standing(base, reflex=True)
+        if reflex is not None and base is not None and reflex.digest == base.digest:
+            reflex = None
+        return Standing(base, reflex)
 
     def _recorded(self, key: ArtifactKey) -> SeenRow | None:
         here = self._parts.session.seen_here.get(key)

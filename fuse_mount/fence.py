@@ -151,9 +151,7 @@ class Fence:
             return
         content = None if deletes else b""
         try:
-            judge(
-                self.parts, Intent(key, operation, content, claim.expectation, claim.base), head
-            )
+            judge(self.parts, Intent(key, operation, content, claim.expectation, claim.base), head)
         except ConflictError as error:
             if not self._tolerates(key, operation, error):
                 raise

@@ -406,5 +406,3 @@ def _fingerprint(found: os.stat_result) -> Fingerprint:
 def digest_from(text: str) -> Digest:
     """A digest from its hexadecimal form."""
     return Digest(bytes.fromhex(text))
-
-

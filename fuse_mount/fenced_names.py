@@ -147,8 +147,12 @@ class FencedNames(FencedFiles):
         if copy is not None:
             return copy.claim
         process, _ = process_of(caller.pid)
-        claim = self._claim(state.key, process, operation)._replace(by_content=False)
-        with self.fence.admitted(state.key, claim, operation, deletes=True):
+        claim = self._claim(state.key, process, operation)
+        if operation != "rename":
+            # A backup rename is the first half of a save, and its content will
+            # tell. Whoever unlinks may want nothing else, and must hear now.
+            claim = claim._replace(by_content=False)
+        with self.fence.admitted(state.key, claim, operation, deletes=not claim.by_content):
             pass
         return claim
 
@@ -334,9 +338,7 @@ class FencedNames(FencedFiles):
             give(descriptor, Attributes.of(source, found))
             os.utime(descriptor, ns=(found.st_atime_ns, found.st_mtime_ns))
             above = self.nodes.descriptor(goal[0])
-            renameat2(
-                self.copies.directory, name, above, goal[1], flags & RENAME_NOREPLACE
-            )
+            renameat2(self.copies.directory, name, above, goal[1], flags & RENAME_NOREPLACE)
         except BaseException:
             os.unlink(name, dir_fd=self.copies.directory)
             raise
@@ -384,18 +386,17 @@ class FencedNames(FencedFiles):
             if key is not None and attributes is not None:
                 claim = self._claim(key, process, "rename")._replace(by_content=False)
                 intents.append((key, claim, data, attributes))
-        plain = [(side, other) for side, other in zip(sides, sides[::-1], strict=True)]
-        sources = {
-            id(other): self._open_source(other[0], other[1]) for side, other in plain
-            if side[1] is None
-        }  # fmt: skip
+        plain = [
+            (here[0], self._open_source(there[0], there[1]))
+            for here, there in zip(sides, sides[::-1], strict=True)
+            if here[1] is None
+        ]
         try:
             self.fence.swap(intents)
-            for side, other in plain:
-                if side[1] is None:
-                    self._copy_to(sources[id(other)], side[0], 0)
+            for goal, descriptor in plain:
+                self._copy_to(descriptor, goal, 0)
         finally:
-            for descriptor in sources.values():
+            for _, descriptor in plain:
                 os.close(descriptor)
 
     # ── linking ──────────────────────────────────────────────────────────────

@@ -52,7 +52,7 @@ class State:
     """One artifact as one session has it."""
 
     key: ArtifactKey
-    lock: threading.RLock = field(default_factory=threading.RLock)  # type: ignore[valid-type]
+    lock: threading.RLock = field(default_factory=threading.RLock)
     copy: WorkingCopy | None = None
     deleted: Hold | None = None
     """The session has deleted it; the deletion is not committed yet."""
@@ -195,9 +195,7 @@ class Managed(OpenFiles):
             state.deleted, state.replaces = None, False  # what stands there is seen again
             raise
         found = self.on_disk(copy.key)
-        copy.claim = Claim(
-            SeenRow(done.generation, Digest(bytes.fromhex(done.digest)), done.epoch)
-        )
+        copy.claim = Claim(SeenRow(done.generation, Digest(bytes.fromhex(done.digest)), done.epoch))
         copy.dirty = copy.has_data = copy.is_new = copy.grows_only = False
         copy.prepared_until = 0.0
         copy.base_size = os.fstat(copy.descriptor).st_size

@@ -36,7 +36,7 @@ from coherent_volume.session import library_session
 from fuse_mount import system
 from fuse_mount.server import Settings
 
-__all__ = ["Mount", "MountInfo", "mount", "mounts", "start_server", "unmount"]
+__all__ = ["Mount", "MountInfo", "launch_server", "mount", "mounts", "unmount"]
 
 DEVICE = "/dev/fuse"
 TYPE = b"fuse.coherent"
@@ -59,14 +59,17 @@ class MountInfo:
 class Mount:
     """A mounted volume; ``close``, or the end of a with-block, unmounts it."""
 
-    def __init__(self, mountpoint: str, kept: list[str]) -> None:
+    def __init__(self, mountpoint: str, server: subprocess.Popen[bytes], kept: list[str]) -> None:
         self.mountpoint = mountpoint
+        self._server = server
         self.kept = kept
         """What earlier mounts that were killed had not committed, below the root."""
 
     def close(self) -> None:
         """Unmount; what is complete is committed first."""
-        unmount(self.mountpoint)
+        if self.mountpoint in mounted():
+            unmount(self.mountpoint)
+        self._server.wait(_END_S)
 
     def __enter__(self) -> Self:
         return self
@@ -103,19 +106,17 @@ def mount(
         real = volume.root
     clean_up(real)
     _check_mountpoint(where, real)
-    settings = Settings(
-        real, session, where, real, refused_errno, observe, reflex_s=reflex_s
-    )
+    settings = Settings(real, session, where, real, refused_errno, observe, reflex_s=reflex_s)
     device = mount_device(where)
     try:
-        kept = start_server(settings, device)
+        server, kept = launch_server(settings, device)
     except BaseException:
         with contextlib.suppress(OSError, CoherenceError):
             _detach(where, lazy=True)
         raise
     finally:
         os.close(device)
-    return Mount(where, kept)
+    return Mount(where, server, kept)
 
 
 def _check_mountpoint(where: str, real: str) -> None:
@@ -231,15 +232,8 @@ def receive_descriptor(channel: socket.socket) -> int:
     raise UnavailableError("the mount helper handed over no device")
 
 
-def start_server(settings: Settings, device: int) -> list[str]:
-    """Start the serving process and wait until it serves; what it kept of dead mounts."""
-    return launch_server(settings, device)[1]
-
-
-def launch_server(
-    settings: Settings, device: int
-) -> tuple[subprocess.Popen[bytes], list[str]]:
-    """As ``start_server``, with the process."""
+def launch_server(settings: Settings, device: int) -> tuple[subprocess.Popen[bytes], list[str]]:
+    """Start the serving process and wait until it serves; it, and what it kept of dead mounts."""
     heard, ready = os.pipe()
     try:
         process = subprocess.Popen(

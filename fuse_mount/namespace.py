@@ -147,9 +147,7 @@ def _enter(settings: Settings) -> int:
     system.mount(root, os.fsencode(settings.real), b"", system.MS_BIND | system.MS_REC)
     device = open_device()
     flags = system.MS_NOSUID | system.MS_NODEV
-    system.mount(
-        b"coherent", os.fsencode(settings.mountpoint), TYPE, flags, options_text(device)
-    )
+    system.mount(b"coherent", os.fsencode(settings.mountpoint), TYPE, flags, options_text(device))
     return device
 
 

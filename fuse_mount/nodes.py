@@ -34,7 +34,17 @@ def no_such(number: int = errno.ENOENT) -> OSError:
 class Node:
     """One inode that the kernel knows, or something virtual (``extra``)."""
 
-    __slots__ = ("descriptor", "extra", "id", "identity", "kind", "lookups", "name", "parent", "used")
+    __slots__ = (
+        "descriptor",
+        "extra",
+        "id",
+        "identity",
+        "kind",
+        "lookups",
+        "name",
+        "parent",
+        "used",
+    )
 
     def __init__(self, number: int, descriptor: int, found: os.stat_result | None) -> None:
         self.id = number

@@ -267,12 +267,12 @@ class Tree:
         del caller
         if stat.S_ISLNK(node.kind) and node.parent is not None:
             source, above = self.nodes.descriptor(node.parent), self.nodes.descriptor(parent)
-            os.link(
-                node.name, name, src_dir_fd=source, dst_dir_fd=above, follow_symlinks=False
-            )
+            os.link(node.name, name, src_dir_fd=source, dst_dir_fd=above, follow_symlinks=False)
         else:
             os.link(
-                self.nodes.path(node), name, dst_dir_fd=self.nodes.descriptor(parent),
+                self.nodes.path(node),
+                name,
+                dst_dir_fd=self.nodes.descriptor(parent),
                 follow_symlinks=True,
             )
         return self.lookup(parent, name)
