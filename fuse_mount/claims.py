@@ -43,6 +43,9 @@ class Claims:
         newest = parts.sidecar.history(None, 1)
         self._start_seq = newest[0].seq if newest else 0
         self._start_ns = time.time_ns()
+        # When this session itself last changed a file's mode or times: that is
+        # no edit, but it moves the file's own record of a change.
+        self._own_changes: dict[ArtifactKey, int] = {}
 
     def claim(self, key: ArtifactKey, process: int) -> Claim:
         """What a save of *key* by *process* rests on."""
@@ -66,10 +69,19 @@ class Claims:
         """A claim of whatever is there at this moment."""
         return Claim(read(self._parts, key).seen)
 
+    def _is_older(self, key: ArtifactKey, ctime_ns: int) -> bool:
+        """Whether a file changed last then was not changed by others since the start."""
+        return ctime_ns <= self._start_ns or self._own_changes.get(key) == ctime_ns
+
+    def note_change(self, key: ArtifactKey, before_ns: int, after_ns: int) -> None:
+        """The session changed mode, owner or times of the file of *key*."""
+        if self._is_older(key, before_ns):
+            self._own_changes[key] = after_ns
+
     def _at_start(self, key: ArtifactKey) -> SeenRow | None:
         """What the artifact was when the session started; None if that is not known."""
         with reading_open(self._parts, key) as (reading, look):
-            unchanged = not reading.exists or look.stat.st_ctime_ns <= self._start_ns
+            unchanged = not reading.exists or self._is_older(key, look.stat.st_ctime_ns)
         row = self._parts.sidecar.artifact(key)
         if row is None:
             # Nobody committed it. A file that is younger than the session was

@@ -1,4 +1,4 @@
-"""Judgement by content: does a save keep what peers wrote?
+"""Judgement by content: whether a save keeps what peers wrote.
 
 A program that reads the head milliseconds before it saves has either edited the
 head, or it read in passing and writes what its user thought of long before. The

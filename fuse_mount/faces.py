@@ -44,7 +44,7 @@ class Faces:
                 return inode
             # Its own number is in use for the inode that took its place.
             self._next += 1
-            self._shown[inode] = self._next
+            self._shown[inode], self._bearer[self._next] = self._next, inode
             return self._next
 
     def fresh(self) -> int:
@@ -55,14 +55,12 @@ class Faces:
 
     def succeed(self, shown: int, inode: int) -> None:
         """Show *inode* from now on as *shown*, in the place of whatever bore it."""
-        if shown == inode:
-            return
         with self._lock:
-            before = self._bearer.get(shown)
-            if before is not None:
-                self._shown.pop(before, None)
-            self._bearer[shown] = inode
-            self._shown[inode] = shown
+            given_up = self._shown.pop(inode, inode)
+            if self._bearer.get(given_up) == inode:
+                del self._bearer[given_up]
+            self._shown.pop(self._bearer.get(shown, shown), None)
+            self._bearer[shown], self._shown[inode] = inode, shown
 
     def time(self, key: ArtifactKey, inode: int, mtime: int) -> int:
         """The time to show for *key*, whose file is *inode* with *mtime*."""

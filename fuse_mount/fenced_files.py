@@ -12,6 +12,7 @@ credited with it.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import stat
@@ -28,13 +29,12 @@ from fuse_mount.handles import Handle
 from fuse_mount.managed import Managed, State
 from fuse_mount.nodes import Node, no_such
 from fuse_mount.processes import keeps_writable, process_of
-from fuse_mount.protocol import Attr, Entry
-from fuse_mount.tree import Caller, Change, attr_of
+from fuse_mount.protocol import Entry
+from fuse_mount.tree import Caller
 from fuse_mount.working import WorkingCopy
 
 __all__ = ["FencedFiles", "Late", "digest_from"]
 
-_GENERATION_ATTR_S = 1.0
 _KNOWN_MAX = 50_000
 
 
@@ -203,13 +203,14 @@ class FencedFiles(Managed):
 
     def write(self, caller: Caller, number: int, offset: int, data: memoryview) -> int:
         """Write to an open file; to a working copy only while it may still be committed."""
+        del caller
         handle = self.handle(number)
-        self.about_to_write(caller, handle)
+        self.about_to_write(handle)
         done = os.pwrite(handle.descriptor, data, offset)
         self.has_written(handle)
         return done
 
-    def about_to_write(self, caller: Caller, handle: Handle) -> None:
+    def about_to_write(self, handle: Handle) -> None:
         """Refuse a write through an older handle, before it does anything."""
         copy = handle.extra
         if not isinstance(copy, WorkingCopy) or (copy.dirty and not copy.discarded):
@@ -241,7 +242,7 @@ class FencedFiles(Managed):
     def fallocate(self, caller: Caller, number: int, mode: int, offset: int, length: int) -> None:
         """Allocate, punch or zero a range."""
         handle = self.handle(number)
-        self.about_to_write(caller, handle)
+        self.about_to_write(handle)
         super().fallocate(caller, number, mode, offset, length)
         self.has_written(handle)
 
@@ -250,14 +251,14 @@ class FencedFiles(Managed):
     ) -> int:
         """Copy from (handle, offset) to (handle, offset); how many bytes."""
         handle = self.handle(target[0])
-        self.about_to_write(caller, handle)
+        self.about_to_write(handle)
         done = super().copy_range(caller, source, target, size)
         self.has_written(handle)
         return done
 
     # ── closing ──────────────────────────────────────────────────────────────
 
-    def flush(self, caller: Caller, number: int) -> None:
+    def flush(self, caller: Caller, number: int) -> None:  # noqa: ARG002
         """A descriptor was closed: a complete save is committed, and told if refused."""
         handle = self.handle(number)
         copy = handle.extra
@@ -294,10 +295,8 @@ class FencedFiles(Managed):
         handle = self._open_files.get(number)
         copy = handle.extra if handle is not None else None
         if handle is not None and isinstance(copy, Late) and copy.dirty:
-            try:
+            with contextlib.suppress(OSError):  # the reason is noted, the content kept
                 self._flush_late(handle, copy)
-            except OSError:
-                pass  # the reason is noted, the content kept
         super().release(number)
         if not isinstance(copy, WorkingCopy):
             return
@@ -309,92 +308,10 @@ class FencedFiles(Managed):
             if not copy.dirty:
                 self.discard(state, copy)
             elif copy.has_data:
-                try:
+                with contextlib.suppress(OSError):  # the reason is noted, the content kept
                     self.commit_copy(state, copy, 0, "write")
-                except OSError:
-                    pass  # the reason is noted, the content kept
             else:
                 state.empty_due = time.monotonic() + self.fence.options.hold_s
-
-    # ── attributes ───────────────────────────────────────────────────────────
-
-    def getattr(self, node: Node) -> tuple[Attr, float]:
-        """The node's attributes; a generation's are its own for ever."""
-        if isinstance(node.extra, WorkingCopy):
-            return self.copy_attr(node.extra), 0.0
-        try:
-            key = self.key_of(node)
-        except OSError:
-            key = None  # an old generation, held open
-        if key is None:
-            return super().getattr(node)
-        found = os.fstat(self.nodes.descriptor(node))
-        return self.faces.of(key, attr_of(found)), _GENERATION_ATTR_S
-
-    def setattr(self, caller: Caller, node: Node, change: Change) -> tuple[Attr, float]:
-        """Change attributes; a change of size is a save like any other."""
-        copy = node.extra
-        key = self.key_of(node)
-        if key is None:
-            return super().setattr(caller, node, change)
-        if change.resizes and change.has_handle:
-            handle = self.handle(change.handle)
-            self.about_to_write(caller, handle)
-            os.ftruncate(handle.descriptor, change.size)
-            if isinstance(handle.extra, WorkingCopy) and not handle.extra.discarded:
-                handle.extra.changed(data=change.size > 0)
-                handle.extra.grows_only = False
-        elif change.resizes:
-            return self._truncate(caller, key, node, change)
-        if change.other_than_size:
-            self._change_real(key, node, change)
-        if isinstance(copy, WorkingCopy):
-            return self.copy_attr(copy), 0.0
-        return self.getattr(node)
-
-    def _truncate(
-        self, caller: Caller, key: ArtifactKey, node: Node, change: Change
-    ) -> tuple[Attr, float]:
-        """truncate(2) by name: a save without an open file."""
-        state = self.state(key)
-        with state.lock:
-            copy = self._prepare(state, caller, node.parent, os.O_WRONLY)
-            copy.grows_only = False
-            os.ftruncate(copy.descriptor, change.size)
-            copy.changed(data=change.size > 0)
-            attr = self.copy_attr(copy)
-            if change.size > 0 and copy.handles == 0:
-                self.commit_copy(state, copy, 0, "truncate")
-            elif copy.handles == 0:
-                state.empty_due = time.monotonic() + self.fence.options.hold_s
-        return attr, 0.0
-
-    def _change_real(self, key: ArtifactKey, node: Node, change: Change) -> None:
-        """Mode, owner and times make no generation; they go to copy and file alike."""
-        plain = change._replace(valid=change.valid & ~(8 | 64))
-        copy = node.extra
-        if not isinstance(copy, WorkingCopy):
-            super().setattr(Caller(0, 0, 0), node, plain)
-            return
-        if copy.descriptor >= 0:
-            self._apply(b"/proc/self/fd/%d" % copy.descriptor, plain)
-        if not copy.is_new and not copy.discarded and not copy.dirty:
-            try:
-                descriptor = self.open_real(key)
-            except OSError:
-                return
-            try:
-                self._apply(b"/proc/self/fd/%d" % descriptor, plain)
-                found = os.fstat(descriptor)
-                copy.looked = (found.st_ino, found.st_mtime_ns, found.st_size)
-            finally:
-                os.close(descriptor)
-
-    def _apply(self, path: bytes, change: Change) -> None:
-        self.change_owner(path, change)
-        if change.valid & 1:
-            os.chmod(path, stat.S_IMODE(change.mode))
-        self.change_times(path, change)
 
 
 def _fingerprint(found: os.stat_result) -> Fingerprint:

@@ -113,7 +113,7 @@ class Connection:
         except ProtocolError as error:
             _log.warning("request %d: %s", request.opcode, error)
             return errno.EIO, None
-        except Exception:
+        except Exception:  # noqa: BLE001 - whoever asked must be answered
             _log.exception("request %d failed", request.opcode)
             return errno.EIO, None
 

@@ -31,11 +31,11 @@ from fuse_mount.protocol import Attr, Entry
 from fuse_mount.tree import attr_of
 from fuse_mount.working import Copies, WorkingCopy
 
-__all__ = ["Hold", "Managed", "State"]
+__all__ = ["GENERATION_ATTR_S", "Hold", "Managed", "State"]
 
 _log = logging.getLogger("coherent_volume")
 _TICK_S = 0.05
-_GENERATION_ATTR_S = 1.0
+GENERATION_ATTR_S = 1.0
 """A node belongs to one generation, and each look-up brings its attributes anew."""
 
 
@@ -156,7 +156,7 @@ class Managed(OpenFiles):
 
     def generation_entry(self, key: ArtifactKey, node: Node, found: os.stat_result) -> Entry:
         """The answer to a look-up that found an artifact's generation."""
-        return Entry(node.id, self.faces.of(key, attr_of(found)), 0.0, _GENERATION_ATTR_S)
+        return Entry(node.id, self.faces.of(key, attr_of(found)), 0.0, GENERATION_ATTR_S)
 
     def copy_attr(self, copy: WorkingCopy) -> Attr:
         """The attributes of a working copy: its own, under its generation's number."""
@@ -236,7 +236,7 @@ class Managed(OpenFiles):
                 self.settle(time.monotonic())
                 self.fence.credit.ripen()
                 self.fence.credit.write_down()
-            except Exception:
+            except Exception:  # noqa: BLE001 - it must go on ticking
                 _log.exception("the clock of a mount failed")
 
     def settle(self, until: float, below: bytes = b"") -> None:

@@ -110,7 +110,7 @@ def _become(
         }
         channel.set_inheritable(False)
         try:
-            os.execvpe(command[0], list(command), environment)
+            os.execvpe(command[0], list(command), environment)  # noqa: S606
         except OSError as error:
             status = _NOT_FOUND if isinstance(error, FileNotFoundError) else _NOT_EXECUTABLE
             channel.send(bytes([status]) + str(error.strerror).encode())
@@ -194,8 +194,8 @@ def _forwarding(child: int) -> Iterator[None]:
     try:
         yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        for each, handler in before.items():
+            signal.signal(each, handler)
 
 
 def _wait_for_the_rest(server: subprocess.Popen[bytes]) -> None:

@@ -18,7 +18,8 @@ from dataclasses import dataclass
 from coherent_volume.errors import CoherenceError
 from coherent_volume.model import ArtifactKey
 from fuse_mount.fence import Fence
-from fuse_mount.fenced_names import FencedNames, Place
+from fuse_mount.fenced_moves import FencedMoves
+from fuse_mount.fenced_names import Place
 from fuse_mount.handles import Handle
 from fuse_mount.nodes import ROOT_NODE, Node, no_such
 from fuse_mount.protocol import Attr, Entry
@@ -39,7 +40,7 @@ class View:
     path: bytes
 
 
-class MountedTree(FencedNames):
+class MountedTree(FencedMoves):
     """Everything that one mount shows."""
 
     def __init__(self, root: int, descriptors_max: int, fence: Fence, real: bytes) -> None:
