@@ -42,6 +42,7 @@ DEVICE = "/dev/fuse"
 TYPE = b"fuse.coherent"
 _START_S = 20.0
 _END_S = 15.0
+_LOG_BYTES_MAX = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,18 +236,21 @@ def receive_descriptor(channel: socket.socket) -> int:
 def launch_server(settings: Settings, device: int) -> tuple[subprocess.Popen[bytes], list[str]]:
     """Start the serving process and wait until it serves; it, and what it kept of dead mounts."""
     heard, ready = os.pipe()
+    log = _log_of(settings.root)
     try:
         process = subprocess.Popen(
             [sys.executable, "-m", "fuse_mount", str(device), str(ready), settings.text()],
             pass_fds=[device, ready],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
+            stderr=log,
             cwd="/",
             env=_environment(),
             start_new_session=True,
         )
     finally:
         os.close(ready)
+        os.close(log)
     with os.fdopen(heard, "rb") as pipe:
         text = pipe.read()
     answer: dict[str, Any] = json.loads(text) if text else {}
@@ -255,6 +259,17 @@ def launch_server(settings: Settings, device: int) -> tuple[subprocess.Popen[byt
         message = answer.get("message", "it ended without a word")
         raise UnavailableError(f"the serving process could not start: {message}")
     return process, list(answer["kept"])
+
+
+def _log_of(root: str) -> int:
+    """Where a server's warnings go: a terminal or pipe of its starter's would be kept open."""
+    folder = os.path.join(root, ".coherence", "mounts")
+    os.makedirs(folder, mode=0o700, exist_ok=True)
+    path = os.path.join(folder, "log")
+    log = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    if os.fstat(log).st_size > _LOG_BYTES_MAX:
+        os.ftruncate(log, 0)
+    return log
 
 
 def _environment() -> dict[str, str]:
@@ -383,7 +398,7 @@ def clean_up(real: str) -> list[str]:
 
 def _is_dead(where: str) -> bool:
     try:
-        os.stat(where)
+        os.statvfs(where)  # stat alone may be answered from the kernel's memory
     except OSError as error:
         return error.errno in (errno.ENOTCONN, errno.ECONNABORTED)
     return False
