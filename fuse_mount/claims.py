@@ -22,13 +22,15 @@ __all__ = ["OVERWRITE", "Claim", "Claims"]
 class Claim(NamedTuple):
     """What a save rests on.
 
-    ``by_content`` says that the saver read the head just now, so that a stale
-    base is no refusal yet: the saved text decides.
+    ``by_content`` is what the saver read just now, when that is newer than the
+    base. A stale base is no refusal then, as long as this is the head: the saved
+    text decides. It must be the head itself that was read: two programs that
+    both turn 5 into 6 have the same text, and one increment would be lost.
     """
 
     base: SeenRow | None
     expectation: Expectation = Expectation.SEEN
-    by_content: bool = False
+    by_content: SeenRow | None = None
 
 
 OVERWRITE = Claim(None, Expectation.ANYTHING)
@@ -51,14 +53,16 @@ class Claims:
         """What a save of *key* by *process* rests on."""
         standing = self._credit.standing(key, process)
         if standing.base is not None:
-            return Claim(standing.base, by_content=standing.reflex is not None)
+            return Claim(standing.base, by_content=standing.reflex)
         blind = self._parts.rules.blind(key)
         if blind == "allow":
             return OVERWRITE
         base = self._at_start(key) if blind == "since-start" else None
         if base is None or standing.reflex is None:
             return Claim(base)
-        return Claim(base, by_content=standing.reflex.digest != base.digest)
+        if standing.reflex.digest == base.digest:
+            return Claim(base)
+        return Claim(base, by_content=standing.reflex)
 
     def absence(self, key: ArtifactKey) -> Claim:
         """What a save rests on whose author found no file of this name."""

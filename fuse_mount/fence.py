@@ -22,6 +22,7 @@ from coherent_volume.digest import digest_of
 from coherent_volume.errors import (
     CoherenceError,
     ConflictError,
+    ForeignEditError,
     StaleGenerationError,
     UnavailableError,
     UsageError,
@@ -49,7 +50,6 @@ __all__ = ["Fence", "Options"]
 
 _log = logging.getLogger("coherent_volume")
 _MANAGED_MAX = 100_000
-_TRIES = 3
 
 Content = bytes | Iterable[bytes]
 
@@ -146,7 +146,7 @@ class Fence:
     def _judge(
         self, key: ArtifactKey, claim: Claim, operation: str, head: Head, *, deletes: bool
     ) -> None:
-        if claim.by_content and not deletes:
+        if claim.by_content is not None and claim.by_content.digest == head.digest and not deletes:
             refuse_if_leased(self.parts, head.row, key)
             return
         content = None if deletes else b""
@@ -203,14 +203,10 @@ class Fence:
             )
             return commit(self.parts, [intent])[0]
 
-        if claim.by_content and claim.base is not None:
-            for _ in range(_TRIES):
-                head = self._kept_head(key, claim.base, content())
-                if head is None:
-                    break
-                with contextlib.suppress(StaleGenerationError):
-                    # The tool saw the peers' lines, its user did not: the view stays.
-                    return attempt(Claim(head), keep=False, renew=head == claim.base)
+        if claim.by_content is not None and self._keeps(key, claim, content()):
+            with contextlib.suppress(StaleGenerationError, ForeignEditError):
+                # The tool saw the peers' lines, its user did not: the view stays.
+                return attempt(Claim(claim.by_content), keep=False, renew=False)
         try:
             return attempt(claim, keep=not self.options.observe)
         except ConflictError as error:
@@ -218,24 +214,21 @@ class Fence:
                 raise
             return attempt(OVERWRITE, keep=False)
 
-    def _kept_head(self, key: ArtifactKey, base: SeenRow, pending: Content) -> SeenRow | None:
-        """The head, if *pending* keeps everything that peers did since *base*."""
+    def _keeps(self, key: ArtifactKey, claim: Claim, pending: Content) -> bool:
+        """Whether *pending* keeps everything that peers did between base and head."""
         reading, data = operations.content_now(self.parts, key)
-        if not reading.exists or reading.seen.epoch > base.epoch:
-            return None
-        if reading.seen.digest == base.digest:
-            return reading.seen
+        base, seen = claim.base, claim.by_content
+        if base is None or seen is None or reading.seen.digest != seen.digest:
+            return False
         row = self.parts.sidecar.artifact(key)
-        if row is None or not isinstance(pending, bytes):
-            return None
+        if row is None or not isinstance(pending, bytes) or row.epoch > base.epoch:
+            return False
         try:
             old = content_of(self.parts, key, row.id, base.generation)
         except CoherenceError:
-            return None
+            return False
         old = old if isinstance(old, bytes) else b"".join(old)
-        if digest_of(old) != base.digest:
-            return None
-        return reading.seen if keeps_every_hunk(old, data, pending) else None
+        return digest_of(old) == base.digest and keeps_every_hunk(old, data, pending)
 
     def append(self, key: ArtifactKey, data: bytes, process: int) -> Commit:
         """Add *data* at the end, whatever is there; nobody's work can be lost by it."""

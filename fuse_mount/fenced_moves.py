@@ -244,7 +244,7 @@ class FencedMoves(FencedNames):
         for (_, key, _), (place, other, data) in zip(sides, sides[::-1], strict=True):
             attributes = self._path_of(place, other)
             if key is not None and attributes is not None:
-                claim = self._claim(key, process, "rename")._replace(by_content=False)
+                claim = self._claim(key, process, "rename")._replace(by_content=None)
                 intents.append((key, claim, data, attributes))
         plain = [
             (here[0], self._open_source(there[0], there[1]))

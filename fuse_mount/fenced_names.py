@@ -146,8 +146,8 @@ class FencedNames(FencedAttributes):
         if operation != "rename":
             # A backup rename is the first half of a save, and its content will
             # tell. Whoever unlinks may want nothing else, and must hear now.
-            claim = claim._replace(by_content=False)
-        with self.fence.admitted(state.key, claim, operation, deletes=not claim.by_content):
+            claim = claim._replace(by_content=None)
+        with self.fence.admitted(state.key, claim, operation, deletes=claim.by_content is None):
             pass
         return claim
 

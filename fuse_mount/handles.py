@@ -13,6 +13,7 @@ import os
 import threading
 from dataclasses import dataclass, field
 
+from fuse_mount.locking import FileLocks, Wanted
 from fuse_mount.nodes import Node, no_such
 from fuse_mount.protocol import Attr, Entry
 from fuse_mount.system import allocate
@@ -47,6 +48,7 @@ class OpenFiles(Tree):
     def __init__(self, root: int, descriptors_max: int) -> None:
         super().__init__(root, descriptors_max)
         self._open_files: dict[int, Handle] = {}
+        self.locks = FileLocks()
 
     def handle(self, number: int) -> Handle:
         """The open file *number*; EBADF when there is none."""
@@ -117,6 +119,28 @@ class OpenFiles(Tree):
             descriptor, handle.descriptor = handle.descriptor, -1
             os.close(descriptor)
 
+    # ── locks ────────────────────────────────────────────────────────────────
+
+    def lockable(self, node: Node) -> tuple[bytes, bytes]:
+        """The path of the file that stands for *node*, and its name among the locks."""
+        return self.nodes.path(node), b"%d:%d" % node.identity
+
+    def lock(self, node: Node, owner: int, wanted: Wanted) -> None:
+        """Take or release a lock; EAGAIN when another program holds it."""
+        self.locks.take(*self.lockable(node), owner, wanted)
+
+    def test_lock(self, node: Node, owner: int, wanted: Wanted) -> Wanted:
+        """The lock that stands in the way."""
+        return self.locks.test(*self.lockable(node), owner, wanted)
+
+    def unlock_all(self, node: Node, owner: int, *, is_flock: bool) -> None:
+        """The owner closed the file."""
+        if self.locks.any():
+            with contextlib.suppress(OSError):
+                self.locks.drop(self.lockable(node)[1], owner, is_flock=is_flock)
+
+    # ── contents ─────────────────────────────────────────────────────────────
+
     def fsync(self, number: int, data_only: bool) -> None:
         """Flush an open file to the disk."""
         descriptor = self.handle(number).descriptor
@@ -156,4 +180,5 @@ class OpenFiles(Tree):
         for number in list(self._open_files):
             with contextlib.suppress(OSError):
                 self.release(number)
+        self.locks.close()
         self.nodes.close()

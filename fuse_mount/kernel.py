@@ -14,11 +14,11 @@ import logging
 import os
 import struct
 import threading
-from collections.abc import Callable, Sequence
-from typing import TypeAlias
+from collections.abc import Callable
 
 from fuse_mount import protocol
 from fuse_mount.handles import OpenFiles
+from fuse_mount.kernel_locks import LATER, Answer, Fields, LockRequests
 from fuse_mount.nodes import no_such
 from fuse_mount.protocol import Init, Opcode, ProtocolError, Request
 from fuse_mount.tree import Caller, Change
@@ -29,24 +29,34 @@ _log = logging.getLogger("coherent_volume")
 
 _MAX_WRITE = 1 << 20
 _WORKERS = 6
+_FLOCK_UNLOCK = 2
 
-# Asynchronous reads, O_TRUNC within open, large writes, content dropped when a
+# Asynchronous reads, locks of both kinds, O_TRUNC within open, large writes, content dropped when a
 # file's time or size changed, parallel operations in one directory, an error of
 # its own for an aborted connection, many pages a request, cached link targets.
-_WANTED = 1 << 0 | 1 << 3 | 1 << 5 | 1 << 12 | 1 << 15 | 1 << 18 | 1 << 21 | 1 << 22 | 1 << 23
+_WANTED = (
+    1 << 0
+    | 1 << 1
+    | 1 << 3
+    | 1 << 5
+    | 1 << 10
+    | 1 << 12
+    | 1 << 15
+    | 1 << 18
+    | 1 << 21
+    | 1 << 22
+    | 1 << 23
+)
 
-Answer: TypeAlias = bytes | Sequence[bytes] | None
-Fields: TypeAlias = tuple[int, ...]
 _NO_ANSWER = (Opcode.FORGET, Opcode.BATCH_FORGET, Opcode.INTERRUPT)
 
 
-class Connection:
+class Connection(LockRequests):
     """One mount's device, served until it is unmounted."""
 
     def __init__(self, device: int, tree: OpenFiles) -> None:
+        super().__init__(tree)
         self.device = device
-        self.tree = tree
-        self._ended = threading.Event()
         self.started = threading.Event()
         self._serve: dict[int, Callable[[Request, Fields, memoryview], Answer]] = {
             Opcode[name.upper()]: getattr(self, f"_{name}")
@@ -56,6 +66,7 @@ class Connection:
                 *("statfs", "release", "fsync", "setxattr", "getxattr", "listxattr"),
                 *("removexattr", "flush", "init", "opendir", "readdir", "releasedir"),
                 *("fsyncdir", "create", "fallocate", "lseek", "copy_file_range"),
+                *("getlk", "setlk", "setlkw"),
                 *("forget", "batch_forget", "interrupt", "destroy", "syncfs"),
             )
         }
@@ -75,7 +86,7 @@ class Connection:
     def _work(self) -> None:
         buffer = bytearray(_MAX_WRITE + 4096)
         view = memoryview(buffer)
-        while not self._ended.is_set():
+        while not self.ended.is_set():
             try:
                 size = os.readv(self.device, [buffer])
             except OSError as error:
@@ -85,7 +96,7 @@ class Connection:
             if size == 0:
                 break
             self._answer(view[:size])
-        self._ended.set()
+        self.ended.set()
 
     def _answer(self, message: memoryview) -> None:
         try:
@@ -94,10 +105,13 @@ class Connection:
             _log.warning("the kernel sent what cannot be read: %s", error)
             return
         error_number, answer = self._served(request)
-        if request.opcode in _NO_ANSWER:
-            return
+        if request.opcode not in _NO_ANSWER and answer is not LATER:
+            self.reply(request.unique, error_number, answer)
+
+    def reply(self, unique: int, error_number: int, answer: Answer) -> None:
+        """Answer one request."""
         parts = [] if answer is None else [answer] if isinstance(answer, bytes) else list(answer)
-        header = protocol.reply_header(request.unique, error_number, sum(map(len, parts)))
+        header = protocol.reply_header(unique, error_number, sum(map(len, parts)))
         with contextlib.suppress(OSError):  # ENOENT: nobody waits for it any more
             os.writev(self.device, [header, *parts])
 
@@ -135,7 +149,8 @@ class Connection:
         return None
 
     def _interrupt(self, request: Request, fields: Fields, rest: memoryview) -> Answer:
-        return None  # every operation ends by itself, and in bounded time
+        self.give_up(fields[0])
+        return None
 
     def _syncfs(self, request: Request, fields: Fields, rest: memoryview) -> Answer:
         return None
@@ -242,10 +257,13 @@ class Connection:
         return struct.pack("=II", written, 0)
 
     def _flush(self, request: Request, fields: Fields, rest: memoryview) -> Answer:
+        self.tree.unlock_all(self.tree.nodes.get(request.node), fields[3], is_flock=False)
         self.tree.flush(_caller(request), fields[0])
         return None
 
     def _release(self, request: Request, fields: Fields, rest: memoryview) -> Answer:
+        if fields[2] & _FLOCK_UNLOCK:
+            self.tree.unlock_all(self.tree.nodes.get(request.node), fields[3], is_flock=True)
         self.tree.release(fields[0])
         return None
 

@@ -16,6 +16,7 @@ import os
 import stat
 import threading
 import time
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -151,6 +152,20 @@ class Managed(OpenFiles):
     def open_real(self, key: ArtifactKey, flags: int = os.O_RDONLY) -> int:
         """Open the real file of *key*, through no link."""
         return openat2(self.nodes.root.descriptor, key, flags | os.O_NONBLOCK)
+
+    def lockable(self, node: Node) -> tuple[bytes, bytes]:
+        """As for any file; an artifact's locks outlive its generations."""
+        try:
+            key = self.key_of(node)
+        except OSError:
+            key = None  # an old generation, held open
+        if key is None:
+            return super().lockable(node)
+        name = b"lock-%08x" % zlib.crc32(key)
+        path = os.path.join(os.fsencode(self.fence.parts.directory), b"mounts", name)
+        with contextlib.suppress(FileExistsError):
+            os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+        return path, name
 
     # ── faces ────────────────────────────────────────────────────────────────
 

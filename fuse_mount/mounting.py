@@ -7,13 +7,10 @@ Serves nothing itself.
 
 from __future__ import annotations
 
-import array
 import contextlib
 import errno
 import json
 import os
-import shutil
-import socket
 import subprocess
 import sys
 import time
@@ -25,7 +22,6 @@ from coherent_volume import CoherentVolume
 from coherent_volume.errors import (
     BusyError,
     CoherenceError,
-    NotPermittedError,
     UnavailableError,
     UsageError,
     from_os_error,
@@ -34,12 +30,11 @@ from coherent_volume.layout import find_root
 from coherent_volume.locks import is_present
 from coherent_volume.session import library_session
 from fuse_mount import system
+from fuse_mount.device import TYPE, helper_program, mount_device
 from fuse_mount.server import Settings
 
 __all__ = ["Mount", "MountInfo", "launch_server", "mount", "mounts", "unmount"]
 
-DEVICE = "/dev/fuse"
-TYPE = b"fuse.coherent"
 _START_S = 20.0
 _END_S = 15.0
 _LOG_BYTES_MAX = 1 << 20
@@ -148,91 +143,6 @@ def _check_mountpoint(where: str, real: str) -> None:
         )
 
 
-def options_text(device: int) -> bytes:
-    """The options of mount(2) for this user."""
-    text = b"fd=%d,rootmode=40000,user_id=%d,group_id=%d,default_permissions"
-    text %= (device, os.geteuid(), os.getegid())
-    return text + b",allow_other" if os.geteuid() == 0 else text
-
-
-def open_device() -> int:
-    """An open /dev/fuse; UnavailableError says what is missing."""
-    try:
-        return os.open(DEVICE, os.O_RDWR | os.O_CLOEXEC)
-    except FileNotFoundError:
-        raise UnavailableError(
-            f"{DEVICE} does not exist: this kernel (or container) has no FUSE",
-            advice="Load the module (modprobe fuse), or give the container --device /dev/fuse.",
-        ) from None
-    except PermissionError as error:
-        raise NotPermittedError(
-            f"{DEVICE} cannot be opened: {error.strerror}",
-            advice="Let this user open it (mode 0666), or install fusermount3 (package fuse3).",
-        ) from None
-
-
-def mount_device(where: str) -> int:
-    """Mount an empty connection at *where*; its device."""
-    if os.geteuid() != 0:
-        return _by_helper(where)
-    device = open_device()
-    try:
-        flags = system.MS_NOSUID | system.MS_NODEV
-        system.mount(b"coherent", os.fsencode(where), TYPE, flags, options_text(device))
-    except OSError as error:
-        os.close(device)
-        if error.errno in (errno.EPERM, errno.EACCES):
-            raise UnavailableError(
-                "this root may not mount anything (a container without CAP_SYS_ADMIN?)",
-                path=where,
-                advice="Give the container the capability SYS_ADMIN and the device /dev/fuse.",
-            ) from error
-        raise from_os_error(error, where, "mount") from error
-    return device
-
-
-def _by_helper(where: str) -> int:
-    helper = shutil.which("fusermount3") or shutil.which("fusermount")
-    if helper is None:
-        raise UnavailableError(
-            "an ordinary user needs fusermount3 for a mount",
-            path=where,
-            advice="Install it (Debian: apt install fuse3), or use: coherent run --as NAME -- CMD",
-        )
-    ours, theirs = socket.socketpair()
-    with ours, theirs:
-        done = subprocess.run(
-            [helper, "-o", "default_permissions,subtype=coherent,fsname=coherent", "--", where],
-            env={**os.environ, "_FUSE_COMMFD": str(theirs.fileno())},
-            pass_fds=[theirs.fileno()],
-            capture_output=True,
-            check=False,
-        )
-        if done.returncode != 0:
-            raise UnavailableError(
-                f"fusermount3 refused: {done.stderr.decode(errors='replace').strip()}", path=where
-            )
-        return receive_descriptor(ours)
-
-
-def send_descriptor(channel: socket.socket, descriptor: int) -> None:
-    """Hand *descriptor* to the process at the other end."""
-    numbers = array.array("i", [descriptor])
-    channel.sendmsg([b"\0"], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, numbers)])
-
-
-def receive_descriptor(channel: socket.socket) -> int:
-    """A descriptor that the process at the other end hands over."""
-    numbers = array.array("i")
-    _, extra, _, _ = channel.recvmsg(1, socket.CMSG_LEN(numbers.itemsize))
-    for level, kind, data in extra:
-        if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
-            numbers.frombytes(data[: numbers.itemsize])
-            os.set_inheritable(numbers[0], False)
-            return numbers[0]
-    raise UnavailableError("the mount helper handed over no device")
-
-
 def launch_server(settings: Settings, device: int) -> tuple[subprocess.Popen[bytes], list[str]]:
     """Start the serving process and wait until it serves; it, and what it kept of dead mounts."""
     heard, ready = os.pipe()
@@ -315,7 +225,7 @@ def unmount(mountpoint: str | os.PathLike[str]) -> None:
 
 def _detach(where: str, *, lazy: bool) -> None:
     if os.geteuid() != 0:
-        helper = shutil.which("fusermount3") or shutil.which("fusermount") or "fusermount3"
+        helper = helper_program() or "fusermount3"
         words = [helper, "-u", *(["-z"] if lazy else []), "--", where]
         done = subprocess.run(words, capture_output=True, check=False)
         if done.returncode != 0:

@@ -24,15 +24,14 @@ from coherent_volume import CoherentVolume
 from coherent_volume.errors import UnavailableError, UsageError
 from coherent_volume.session import library_session
 from fuse_mount import system
-from fuse_mount.mounting import (
+from fuse_mount.device import (
     TYPE,
-    clean_up,
-    launch_server,
     open_device,
     options_text,
     receive_descriptor,
     send_descriptor,
 )
+from fuse_mount.mounting import clean_up, launch_server
 from fuse_mount.server import Settings
 
 __all__ = ["CannotExecuteError", "run"]

@@ -9,12 +9,12 @@ import subprocess
 import time
 
 import pytest
+from harness.command import COHERENT, Command
+from harness.mounted import Agent, guarded, mounts_of, needs_fuse
 
 from coherent_volume import CoherentVolume
 from coherent_volume.errors import UnavailableError, UsageError
 from fuse_mount import mount, mounts, unmount
-from harness.command import COHERENT, Command
-from harness.mounted import Agent, guarded, mounts_of, needs_fuse
 
 
 @pytest.fixture
@@ -33,15 +33,13 @@ def kill_server(root):
 
 
 @needs_fuse
-def test_a_killed_server_is_told_as_enotconn_and_cleaned_up_by_the_next_mount(
-    root, bob, tmp_path
-):
+def test_a_killed_server_is_told_as_enotconn_and_cleaned_up_by_the_next_mount(root, bob, tmp_path):
     where = tmp_path / "m"
     where.mkdir()
     with guarded(where):
         first = mount(root, where, "alice")
         kill_server(root)
-        with pytest.raises(OSError) as caught:  # noqa: PT011
+        with pytest.raises(OSError) as caught:
             os.listdir(where)
         assert caught.value.errno == errno.ENOTCONN
         first._server.wait(10)
@@ -60,7 +58,7 @@ def test_what_a_killed_server_had_not_committed_is_kept_and_listed(root, bob, tm
         file = (where / "plans" / "plan.md").open("r+b", buffering=0)
         file.write(b"UNSAVED")
         kill_server(root)
-        with pytest.raises(OSError, match="not connected|aborted"):
+        with pytest.raises(OSError, match=r"not connected|aborted"):
             file.close()
         first._server.wait(10)
         assert (root / "plans" / "plan.md").read_bytes() == b"first\n"
@@ -121,7 +119,7 @@ def test_a_mount_point_that_will_not_do_is_refused_with_the_reason(root, bob, tm
 
 def test_without_a_device_the_message_says_what_is_missing(root, bob, tmp_path, monkeypatch):
     (tmp_path / "m").mkdir()
-    monkeypatch.setattr("fuse_mount.mounting.DEVICE", str(tmp_path / "no-device"))
+    monkeypatch.setattr("fuse_mount.device.DEVICE", str(tmp_path / "no-device"))
     monkeypatch.setattr("os.geteuid", lambda: 0)
     with pytest.raises(UnavailableError, match="has no FUSE"):
         mount(root, tmp_path / "m", "alice")

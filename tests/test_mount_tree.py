@@ -12,7 +12,6 @@ import stat
 import threading
 
 import pytest
-
 from harness.mounted import mounts_of, needs_fuse
 
 pytestmark = needs_fuse
@@ -225,7 +224,7 @@ def test_git_works_in_a_mount(alice):
         "cd free 2>/dev/null || mkdir free && cd free && git init -q . && seq 100 > f && git add ."
         " && git -c user.name=a -c user.email=b commit -qm one && git checkout -q -b two"
         " && echo x > f && git -c user.name=a -c user.email=b commit -qam two"
-        " && git checkout -q - && test $(wc -l < f) = 100 && git fsck && test -z \"$(git status -s)\""
+        ' && git checkout -q - && test $(wc -l < f) = 100 && git fsck && test -z "$(git status -s)"'
     )
 
 
@@ -306,12 +305,12 @@ def test_the_sidecar_is_shown_for_reading_only(alice):
     for act in (
         lambda: (inside / "x").write_bytes(b""),
         lambda: (inside / "config.toml").write_bytes(b""),
-        lambda: (inside / "config.toml").unlink(),
+        (inside / "config.toml").unlink,
         lambda: os.rename(inside, alice.where / "gone"),
         lambda: os.rmdir(inside),
         lambda: os.rename(alice.where / "plans", inside / "plans"),
     ):
-        with pytest.raises(OSError) as caught:  # noqa: PT012
+        with pytest.raises(OSError) as caught:
             act()
         assert caught.value.errno in (errno.EACCES, errno.EPERM, errno.ENOENT), caught.value
     with pytest.raises(FileNotFoundError):
@@ -329,3 +328,51 @@ def test_the_library_inside_a_mount_works_on_the_real_volume(alice, root):
     assert (alice.where / "plans" / "plan.md").read_bytes() == b"by the library\n"
     alice.ok("echo by the mount > plans/plan.md")  # the same session saw it
     assert (root / "plans" / "plan.md").read_bytes() == b"by the mount\n"
+
+
+# ── locks ────────────────────────────────────────────────────────────────────
+
+LOCKING = """
+import fcntl, os, sys
+path, kind = sys.argv[1:]
+with open(path, "r+b") as file:
+    (fcntl.flock if kind == "flock" else fcntl.lockf)(file, fcntl.LOCK_EX)
+    value = int(file.read() or b"0")
+    file.seek(0)
+    file.write(b"%d" % (value + 1))
+    file.flush()
+"""
+
+
+@pytest.mark.parametrize("kind", ["flock", "lockf"])
+def test_locks_exclude_the_programs_of_other_mounts_and_those_outside(root, tmp_path, volume, kind):
+    import subprocess
+    import sys
+
+    volume("bob")
+    (root / "count").write_bytes(b"0")
+    (tmp_path / "lock.py").write_text(LOCKING)
+    with mounts_of(root, tmp_path) as mounted:
+        places = [mounted("alice").where, mounted("carol").where, root]
+        running = [
+            subprocess.Popen([sys.executable, tmp_path / "lock.py", place / "count", kind])
+            for place in places * 4
+        ]
+        assert [each.wait(60) for each in running] == [0] * 12
+    assert (root / "count").read_bytes() == b"12"
+
+
+def test_a_lock_that_another_mount_holds_is_told(root, tmp_path, volume):
+    import fcntl
+
+    volume("bob")
+    (root / "free").write_bytes(b"x")
+    with mounts_of(root, tmp_path) as mounted:
+        one, two = mounted("alice").where, mounted("carol").where
+        for name in ("free", "plans/plan.md"):
+            with (one / name).open("r+b") as mine, (two / name).open("r+b") as theirs:
+                fcntl.lockf(mine, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                with pytest.raises(OSError, match="temporarily"):
+                    fcntl.lockf(theirs, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.lockf(mine, fcntl.LOCK_UN)
+                fcntl.lockf(theirs, fcntl.LOCK_EX | fcntl.LOCK_NB)
