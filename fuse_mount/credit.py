@@ -73,6 +73,17 @@ class Credit:
             reads = self._young.setdefault(key, [])
             reads.append(_Read(seen, time.monotonic(), process, reading))
 
+    def is_behind(self, key: ArtifactKey, process: int, base: SeenRow | None) -> bool:
+        """Whether what *process* itself opened last is older than *base*."""
+        last = self._last.get((key, process))
+        return base is not None and last is not None and last.generation < base.generation
+
+    def note_opened(self, key: ArtifactKey, process: int, seen: SeenRow | None) -> None:
+        """*process* was shown content that the session has not committed, resting on *seen*."""
+        if seen is not None:
+            with self._lock:
+                self._opened(key, process, seen)
+
     def note_commit(self, key: ArtifactKey, seen: SeenRow, process: int) -> None:
         """The session's own commit; what was read before it is history."""
         with self._lock:
@@ -88,8 +99,7 @@ class Credit:
     def void(self, key: ArtifactKey) -> None:
         """A save of *key* was refused: reads younger than the window count for nothing."""
         with self._lock:
-            for each in self._young.pop(key, ()):
-                self._last.pop((key, each.process), None)
+            self._young.pop(key, None)
 
     def standing(self, key: ArtifactKey, process: int) -> Standing:
         """What a save of *key* by *process* rests on, at this moment."""

@@ -278,6 +278,13 @@ class Fence:
             self.credit.note_commit(key, seen, process)
         self._nudge()
 
+    def keep_aside(
+        self, key: ArtifactKey, claim: Claim, content: Content, error: CoherenceError
+    ) -> None:
+        """Keep content that will not be saved, and note why."""
+        self._keep(key, claim, content, error)
+        self.reasons.note(key, "write", error)
+
     def _keep(
         self, key: ArtifactKey, claim: Claim, content: Content, error: CoherenceError
     ) -> None:

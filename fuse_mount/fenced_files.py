@@ -19,9 +19,15 @@ import stat
 import time
 from dataclasses import dataclass
 
-from coherent_volume.errors import BusyError, CoherenceError, DamagedError
+from coherent_volume.errors import (
+    BusyError,
+    CoherenceError,
+    DamagedError,
+    StaleGenerationError,
+)
 from coherent_volume.files import Fingerprint
 from coherent_volume.model import ArtifactKey, Digest
+from coherent_volume.paths import shown
 from coherent_volume.records import SeenRow
 from fuse_mount.claims import OVERWRITE, Claim
 from fuse_mount.fence import Fence
@@ -155,16 +161,25 @@ class FencedFiles(Managed):
             mode = flags & (os.O_ACCMODE | os.O_APPEND)
             descriptor = os.open(b"/proc/self/fd/%d" % copy.descriptor, mode | os.O_CLOEXEC)
             writable = flags & os.O_ACCMODE != os.O_RDONLY
+            process, _ = process_of(caller.pid)
+            credit, base = self.fence.credit, copy.claim.base
+            if not writable:
+                credit.note_opened(copy.key, process, base)
+            elif not flags & os.O_APPEND and credit.is_behind(copy.key, process, base):
+                os.close(descriptor)
+                raise self._two_programs(copy, "open", "saved")
             if flags & os.O_TRUNC:
+                # What was there is gone, another program's unfinished save too:
+                # the copy is a whole save again once something is written.
                 os.ftruncate(descriptor, 0)
-                copy.changed(data=False)
+                copy.dirty, copy.has_data, copy.writer = True, False, 0
             if writable and not flags & os.O_APPEND:
                 copy.grows_only = False
             copy.handles += 1
             copy.prepared_until = 0.0
             state.empty_due = 0.0
-            process, _ = process_of(caller.pid)
-            return self.keep_handle(Handle(node, descriptor, flags, process, copy))
+            handle = Handle(node, descriptor, flags, process, copy, copy.version)
+            return self.keep_handle(handle)
 
     def create(
         self, caller: Caller, parent: Node, name: bytes, flags: int, mode: int
@@ -213,7 +228,9 @@ class FencedFiles(Managed):
     def about_to_write(self, handle: Handle) -> None:
         """Refuse a write through an older handle, before it does anything."""
         copy = handle.extra
-        if not isinstance(copy, WorkingCopy) or (copy.dirty and not copy.discarded):
+        if not isinstance(copy, WorkingCopy):
+            return
+        if copy.dirty and copy.writer == handle.opener and not copy.discarded:
             return
         state = self.state(copy.key)
         with state.lock:
@@ -221,6 +238,11 @@ class FencedFiles(Managed):
                 raise no_such(self.fence.options.refused_errno)
             if copy.discarded:
                 return  # removed or replaced by the session itself: as any unlinked file
+            if not handle.flags & os.O_APPEND:
+                self._refuse_two_writers(copy, handle)
+            copy.writer = handle.opener
+            if copy.dirty:
+                return
             if copy.looked != self.looked(copy.key) and not copy.grows_only:
                 try:
                     with self.fence.admitted(copy.key, copy.claim, "write"):
@@ -230,6 +252,37 @@ class FencedFiles(Managed):
                     raise
             if state.copy is None:
                 state.copy = copy
+
+    def _refuse_two_writers(self, copy: WorkingCopy, handle: Handle) -> None:
+        """Two programs of one session must not lose each other's work either."""
+        if handle.version == copy.version and copy.writer in (0, handle.opener):
+            return
+        what = "saved" if handle.version != copy.version else "is writing"
+        raise self._two_programs(copy, "write", what)
+
+    def _two_programs(self, copy: WorkingCopy, operation: str, what: str) -> OSError:
+        base = copy.claim.base.generation if copy.claim.base else 0
+        error = StaleGenerationError(
+            f"another program of this session {what} it since this one opened it",
+            path=shown(copy.key),
+            base=base,
+            current=base,
+            by=self.fence.parts.session.name,
+        )
+        return self.fence.refusal(copy.key, operation, error)
+
+    def replaced(self, state: State, copy: WorkingCopy, process: int) -> None:
+        """Another file took the copy's place; an unfinished save of another program is kept."""
+        if copy.dirty and copy.has_data and copy.writer not in (0, process):
+            error = StaleGenerationError(
+                "another program of this session replaced it during the save",
+                path=shown(copy.key),
+                by=self.fence.parts.session.name,
+            )
+            self.fence.keep_aside(copy.key, copy.claim, copy.content(), error)
+            self.discard(state, copy, refused=True)
+        else:
+            self.discard(state, copy)
 
     def has_written(self, handle: Handle) -> None:
         """Note that there is something to commit."""
@@ -268,11 +321,15 @@ class FencedFiles(Managed):
             return
         state = self.state(copy.key)
         with state.lock:
+            if copy.refused and copy.dirty and copy.writer == handle.opener:
+                copy.dirty = False
+                raise no_such(self.fence.options.refused_errno)
             if not copy.dirty or not copy.has_data or copy.discarded:
                 return  # shells flush before they write
             if keeps_writable(handle.opener, copy.key):
                 return
             self.commit_copy(state, copy, handle.opener, "write")
+            handle.version = copy.version
 
     def _flush_late(self, handle: Handle, late: Late) -> None:
         if not late.dirty:

@@ -149,7 +149,7 @@ class FencedMoves(FencedNames):
             raise no_such(errno.EEXIST)
         process, _ = process_of(caller.pid)
         copy = state.shown_copy
-        if copy is not None:
+        if copy is not None and copy.is_new:
             claim = copy.claim
         elif state.deleted is not None:
             claim = state.deleted.claim
@@ -168,7 +168,7 @@ class FencedMoves(FencedNames):
             target, claim, content, operation, process=process, attributes_of=attributes_of
         )
         if state.copy is not None:
-            self.discard(state, state.copy)  # what it held was replaced
+            self.replaced(state, state.copy, process)
         state.deleted, state.replaces = None, False
         return Claim(SeenRow(done.generation, digest_from(done.digest), done.epoch))
 

@@ -10,8 +10,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import threading
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from fuse_mount.locking import FileLocks, Wanted
 from fuse_mount.nodes import Node, no_such
@@ -34,7 +33,8 @@ class Handle:
     flags: int
     opener: int = 0
     extra: object = None
-    lock: threading.Lock = field(default_factory=threading.Lock)
+    version: int = 0
+    """Which content of a working copy it was opened on, or has written itself."""
 
     @property
     def writable(self) -> bool:

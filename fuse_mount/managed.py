@@ -213,6 +213,7 @@ class Managed(OpenFiles):
         copy.claim = Claim(SeenRow(done.generation, Digest(bytes.fromhex(done.digest)), done.epoch))
         copy.dirty = copy.has_data = copy.is_new = copy.grows_only = False
         copy.prepared_until = 0.0
+        copy.version, copy.writer = copy.version + 1, 0
         copy.base_size = os.fstat(copy.descriptor).st_size
         state.deleted, state.replaces = None, False
         if found is not None:

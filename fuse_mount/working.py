@@ -40,6 +40,8 @@ class WorkingCopy:
         "base_size", "claim", "descriptor", "dirty", "discarded", "grows_only", "handles",
         "has_data", "is_new", "key", "looked", "name", "node", "prepared_until", "refused",
         "shown_inode",
+        "version",
+        "writer",
     )  # fmt: skip
 
     def __init__(self, key: ArtifactKey, claim: Claim, name: bytes, descriptor: int) -> None:
@@ -61,6 +63,10 @@ class WorkingCopy:
         """Everything written so far was appended."""
         self.base_size = 0
         self.handles = 0
+        self.version = 0
+        """Grows with each commit of it."""
+        self.writer = 0
+        """The process whose uncommitted content it holds; 0: nobody's."""
         self.prepared_until = 0.0
         self.looked: tuple[int, int, int] | None = None
         """Inode, time and size of the file that it was made from; None: there was none."""
