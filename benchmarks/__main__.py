@@ -18,13 +18,13 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from benchmarks import contention, latency, machine, scale, startup
+from benchmarks import contention, latency, machine, mounted, scale, startup
 from benchmarks.incumbent import Incumbent, find
 from benchmarks.settings import Context, Settings
 from benchmarks.table import Row, render, rows_as_json
 from benchmarks.workers import WorkerFailedError
 
-SECTIONS = ("reads", "writes", "counter", "scale", "startup")
+SECTIONS = ("reads", "writes", "counter", "scale", "startup", "mount")
 LEGEND = """\
 plain: open/read/close; temp + fsync + rename + fsync of the directory (durable); temp + replace
 (process); flock around the same (counter). ratio: ours to plain, median over alternating blocks,
@@ -79,6 +79,8 @@ def _parts(
         yield "Many artifacts", lambda: scale.volumes(context, incumbent)
     if "startup" in wanted:
         yield "Starting", lambda: startup.starts(context, incumbent)
+    if "mount" in wanted and os.geteuid() == 0 and os.path.exists("/dev/fuse"):
+        yield "Mounted, process mode, to the same natively", lambda: mounted.mounts(context)
 
 
 def _measure(

@@ -159,7 +159,7 @@ def _supervise(child: int, channel: socket.socket, settings: Settings) -> int:
     except UnavailableError:
         message = channel.recv(4096).decode(errors="replace")
         os.waitpid(child, 0)
-        raise UnavailableError(f"no private mount is possible: {message}") from None
+        raise UnavailableError(f"no private mount is possible: {message}", advice="") from None
     try:
         server, _ = launch_server(settings, device)
     except BaseException:
