@@ -10,8 +10,10 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import time
 from dataclasses import dataclass
 
+from coherent_volume.files import RACY_NS
 from fuse_mount.locking import FileLocks, Wanted
 from fuse_mount.nodes import Node, no_such
 from fuse_mount.protocol import Attr, Entry
@@ -66,6 +68,24 @@ class OpenFiles(Tree):
         number = self.new_handle()
         self._open_files[number] = handle
         return number
+
+    def keeps_cache(self, number: int) -> bool:
+        """Whether what the kernel has cached of a file is still its content.
+
+        It is, if the file is as it was when the kernel began to cache it. A file
+        that changed within the last tick of the clock may change again unseen.
+        """
+        handle = self.handle(number)
+        if handle.writable:
+            return False
+        found = os.fstat(handle.descriptor)
+        now = (found.st_size, found.st_mtime_ns, found.st_ctime_ns)
+        node = handle.node
+        if node.cached == now:
+            return True
+        is_racy = time.time_ns() - max(now[1:]) < RACY_NS
+        node.cached = None if is_racy else now
+        return False
 
     def open(self, caller: Caller, node: Node, flags: int) -> int:
         """Open a file; the handle's number."""

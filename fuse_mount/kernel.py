@@ -30,6 +30,7 @@ _log = logging.getLogger("coherent_volume")
 _MAX_WRITE = 1 << 20
 _WORKERS = 6
 _FLOCK_UNLOCK = 2
+_KEEP_CACHE = 2
 
 # Asynchronous reads, locks of both kinds, O_TRUNC within open, large writes, content dropped when a
 # file's time or size changed, parallel operations in one directory, an error of
@@ -238,7 +239,9 @@ class Connection(LockRequests):
 
     def _open(self, request: Request, fields: Fields, rest: memoryview) -> Answer:
         node = self.tree.nodes.get(request.node)
-        return protocol.open_reply(self.tree.open(_caller(request), node, fields[0]), 0)
+        handle = self.tree.open(_caller(request), node, fields[0])
+        flags = _KEEP_CACHE if self.tree.keeps_cache(handle) else 0
+        return protocol.open_reply(handle, flags)
 
     def _create(self, request: Request, fields: Fields, rest: memoryview) -> Answer:
         (name,) = protocol.names(rest, 1)

@@ -35,6 +35,7 @@ class Node:
     """One inode that the kernel knows, or something virtual (``extra``)."""
 
     __slots__ = (
+        "cached",
         "descriptor",
         "extra",
         "id",
@@ -55,6 +56,8 @@ class Node:
         self.name = b""
         self.lookups = 0
         self.used = 0.0
+        self.cached: tuple[int, int, int] | None = None
+        """Size, mtime and ctime of the file when the kernel last began to cache it."""
         self.extra: object = None
 
     @property
@@ -77,6 +80,7 @@ class NodeTable:
         self._by_inode: dict[tuple[int, int], Node] = {self.root.identity: self.root}
         self._open: OrderedDict[int, Node] = OrderedDict()
         self._next = ROOT_NODE + 1
+        self._base = b"\0"
 
     def get(self, number: int) -> Node:
         """The node *number*; ESTALE when it was forgotten."""
@@ -91,7 +95,15 @@ class NodeTable:
 
     def enter(self, parent: Node, name: bytes) -> tuple[Node, os.stat_result]:
         """The node that *name* in *parent* leads to, with one more look-up to its count."""
-        descriptor = os.open(name, _PATH, dir_fd=self.descriptor(parent))
+        above = self.descriptor(parent)
+        found = os.stat(name, dir_fd=above, follow_symlinks=False)
+        with self._lock:
+            node = self._by_inode.get((found.st_dev, found.st_ino))
+            if node is not None and node.descriptor >= 0:
+                node.parent, node.name = parent, name
+                node.lookups += 1
+                return node, found
+        descriptor = os.open(name, _PATH, dir_fd=above)
         found = os.fstat(descriptor)
         with self._lock:
             node = self._by_inode.get((found.st_dev, found.st_ino))
@@ -194,9 +206,11 @@ class NodeTable:
         if node is self.root:
             return b""
         link = os.readlink(self.path(node))
-        base = os.readlink(b"/proc/self/fd/%d" % self.root.descriptor)
-        if base != b"/":
-            base += b"/"
+        if not link.startswith(self._base):
+            # At the first time, or the root itself was moved.
+            base = os.readlink(b"/proc/self/fd/%d" % self.root.descriptor)
+            self._base = base if base == b"/" else base + b"/"
+        base = self._base
         if not link.startswith(base) or link.endswith(b" (deleted)"):
             return None
         return link[len(base) :]
