@@ -81,6 +81,8 @@ class Fence:
             os.path.join(folder, f"{parts.staging.token}.refusals"), observing=options.observe
         )
         self._managed: dict[bytes, bool] = {}
+        self.resolve: Callable[[ArtifactKey, Claim, Content], Commit] | None = None
+        """Commits a stale save where ``on_conflict`` is "merge", or raises the conflict."""
 
     def manages(self, path: bytes) -> bool:
         """Whether *path*, below the root, names an artifact."""
@@ -118,6 +120,10 @@ class Fence:
             _log.info("%s: %s", shown(key), error)
         return no_such(number)
 
+    def _resolves(self, key: ArtifactKey) -> bool:
+        """Whether a stale save of *key* is merged, so that it is not refused at its open."""
+        return self.resolve is not None and self.parts.rules.on_conflict(key) == "merge"
+
     def _tolerates(self, key: ArtifactKey, operation: str, error: CoherenceError) -> bool:
         """Whether a refusal is only to be observed; it is noted then."""
         if not self.options.observe or not isinstance(error, ConflictError):
@@ -147,6 +153,9 @@ class Fence:
         self, key: ArtifactKey, claim: Claim, operation: str, head: Head, *, deletes: bool
     ) -> None:
         if claim.by_content is not None and claim.by_content.digest == head.digest and not deletes:
+            refuse_if_leased(self.parts, head.row, key)
+            return
+        if self._resolves(key) and not deletes:
             refuse_if_leased(self.parts, head.row, key)
             return
         content = None if deletes else b""
@@ -204,12 +213,18 @@ class Fence:
             return commit(self.parts, [intent])[0]
 
         if claim.by_content is not None and self._keeps(key, claim, content()):
-            with contextlib.suppress(StaleGenerationError, ForeignEditError):
+            try:
                 # The tool saw the peers' lines, its user did not: the view stays.
                 return attempt(Claim(claim.by_content), keep=False, renew=False)
+            except (StaleGenerationError, ForeignEditError) as error:
+                if "committed" in error.fields:
+                    raise  # an outside edit raced it; it stands in the history
+        resolves = self._resolves(key)
         try:
-            return attempt(claim, keep=not self.options.observe)
+            return attempt(claim, keep=not self.options.observe and not resolves)
         except ConflictError as error:
+            if self.resolve is not None and resolves and "committed" not in error.fields:
+                return self.resolve(key, claim, content())
             if not self._tolerates(key, operation, error):
                 raise
             return attempt(OVERWRITE, keep=False)
