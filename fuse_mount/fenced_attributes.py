@@ -15,6 +15,7 @@ from coherent_volume.model import ArtifactKey
 from fuse_mount.fenced_files import FencedFiles
 from fuse_mount.managed import GENERATION_ATTR_S
 from fuse_mount.nodes import Node
+from fuse_mount.processes import process_of
 from fuse_mount.protocol import Attr
 from fuse_mount.tree import Caller, Change, attr_of
 from fuse_mount.working import WorkingCopy
@@ -69,6 +70,7 @@ class FencedAttributes(FencedFiles):
         with state.lock:
             copy = self._prepare(state, caller, node.parent, os.O_WRONLY)
             copy.grows_only = False
+            copy.opener, _ = process_of(caller.pid)
             os.ftruncate(copy.descriptor, change.size)
             copy.changed(data=change.size > 0)
             attr = self.copy_attr(copy)

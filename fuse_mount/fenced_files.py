@@ -175,6 +175,8 @@ class FencedFiles(Managed):
                 copy.dirty, copy.has_data, copy.writer = True, False, 0
             if writable and not flags & os.O_APPEND:
                 copy.grows_only = False
+            if writable:
+                copy.opener = process
             copy.handles += 1
             copy.prepared_until = 0.0
             state.empty_due = 0.0

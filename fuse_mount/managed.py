@@ -204,7 +204,7 @@ class Managed(OpenFiles):
         """Make the copy's content the next generation; its state is locked."""
         state.empty_due = 0.0
         try:
-            done = self._committed(copy, process, operation)
+            done = self._committed(copy, process or copy.opener, operation)
         except OSError:
             self.discard(state, copy, refused=True)
             state.deleted, state.replaces = None, False  # what stands there is seen again
@@ -243,6 +243,8 @@ class Managed(OpenFiles):
         if state.copy is copy:
             state.copy, state.empty_due = None, 0.0
         self.copies.drop(copy)
+        if copy.node is not None and copy.node.lookups <= 0:
+            self.nodes.forget(copy.node.id, 0)  # the kernel never heard of it
 
     # ── the clock ────────────────────────────────────────────────────────────
 

@@ -173,7 +173,8 @@ class NodeTable:
         if node.descriptor >= 0:
             return node.descriptor
         if node.extra is not None:
-            raise no_such(errno.EACCES)  # virtual: nothing can be done there
+            # Virtual: nothing can be done there. A working copy: it is gone.
+            raise no_such(errno.EACCES if node.identity == (0, 0) else errno.ESTALE)
         if node.parent is None:
             raise no_such(errno.ESTALE)
         above = self.descriptor(node.parent)

@@ -38,7 +38,8 @@ class WorkingCopy:
 
     __slots__ = (
         "base_size", "claim", "descriptor", "dirty", "discarded", "grows_only", "handles",
-        "has_data", "is_new", "key", "looked", "name", "node", "prepared_until", "refused",
+        "has_data", "is_new", "key", "looked", "name", "node", "opener", "prepared_until",
+        "refused",
         "shown_inode",
         "version",
         "writer",
@@ -65,6 +66,8 @@ class WorkingCopy:
         self.handles = 0
         self.version = 0
         """Grows with each commit of it."""
+        self.opener = 0
+        """The process that last opened it for writing."""
         self.writer = 0
         """The process whose uncommitted content it holds; 0: nobody's."""
         self.prepared_until = 0.0
