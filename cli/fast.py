@@ -34,6 +34,7 @@ class Form(NamedTuple):
 _COMMON = {"--json": "json", "--root": "root", "--as": "session"}
 _FROM = {"--from": ("source", None)}
 _BASE = {"--base": ("base", None), "--overwrite": ("overwrite", False)}
+_OBSERVE = {"--observe": ("observe", False)}
 _LIMIT = {"-n": ("limit", 50), "--limit": ("limit", 50)}
 
 FORMS = {
@@ -49,8 +50,9 @@ FORMS = {
     "status": Form(),
     "log": Form(optional="path", options=_LIMIT),
     "session": Form(),
+    "run": Form(command="command", options={"--errno": ("errno", "EACCES"), **_OBSERVE}),
 }
-_FLAGS = frozenset({"json", "overwrite"})
+_FLAGS = frozenset({"json", "overwrite", "observe"})
 _NUMBERS = {"base": 0, "limit": 1}  # and the least that each may be
 
 

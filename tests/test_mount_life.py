@@ -13,7 +13,7 @@ from harness.command import COHERENT, Command
 from harness.mounted import Agent, guarded, mounts_of, needs_fuse
 
 from coherent_volume import CoherentVolume
-from coherent_volume.errors import UnavailableError, UsageError
+from coherent_volume.errors import BusyError, UnavailableError, UsageError
 from fuse_mount import mount, mounts, unmount
 
 
@@ -149,3 +149,12 @@ def test_the_command_line_mounts_lists_and_unmounts(root, bob, tmp_path):
         command.ok("unmount", str(where))
     assert command.ok("mounts").text == "No mounts.\n"
     assert os.listdir(where) == []
+
+
+@needs_fuse
+def test_a_mount_in_use_is_not_unmounted_under_its_user(root, bob, tmp_path):
+    with mounts_of(root, tmp_path) as mounted:
+        alice = mounted("alice")
+        with (alice.where / "plans" / "plan.md").open("rb"), pytest.raises(BusyError):
+            unmount(alice.where)
+        assert alice.ok("cat plans/plan.md") == "first\n"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -71,3 +72,22 @@ def test_an_ordinary_user_without_the_device_is_told_what_to_allow(place):
     assert done.returncode == 69
     assert "/dev/fuse cannot be opened" in done.stderr
     assert "mode 0666" in done.stderr
+
+
+@pytest.mark.skipif(shutil.which("fusermount3") is None, reason="fusermount3 is not installed")
+def test_an_ordinary_user_mounts_by_the_helper_also_after_a_killed_server(place):
+    where = place.parent / "mount"
+    where.mkdir()
+    os.chown(where, NOBODY, NOBODY)
+    coherent = shlex.join(COHERENT)
+    script = f"""
+        {coherent} mount {where} --as alice && cat {where}/plan.md && echo mine > {where}/plan.md
+        kill -9 $(sed 's/.*"pid": \\([0-9]*\\).*/\\1/' .coherence/mounts/*.json)
+        until ! ls {where} 2>/dev/null; do sleep 0.1; done
+        {coherent} mount {where} --as alice && cat {where}/plan.md && {coherent} unmount {where}
+    """
+    done = in_a_namespace(0o666, "bash", "-c", script, cwd=place)
+    told = f"{where} shows the volume for alice\n"
+    assert done.stdout.replace("plan.md\n", "") == (
+        f"{told}first\n{told}mine\n{where} is unmounted\n"
+    ), done
