@@ -10,14 +10,24 @@ import contextlib
 import json
 import os
 import threading
+import time
 from typing import Any, NamedTuple
 
 from coherent_volume.errors import CoherenceError
 from coherent_volume.model import ArtifactKey
 
-__all__ = ["Reason", "Reasons"]
+__all__ = ["Reason", "Reasons", "sweep"]
 
 _SIZE_MAX = 1 << 20
+
+
+def sweep(folder: str, days: int) -> None:
+    """Remove what mounts noted more than *days* ago."""
+    oldest = time.time() - days * 86_400
+    with contextlib.suppress(OSError), os.scandir(folder) as entries:
+        for entry in entries:
+            if ".refusals" in entry.name and entry.stat().st_mtime < oldest:
+                os.unlink(entry.path)
 
 
 class Reason(NamedTuple):

@@ -22,6 +22,7 @@ from coherent_volume.parts import VolumeParts
 from fuse_mount import system
 from fuse_mount.fence import Fence, Options
 from fuse_mount.kernel import Connection
+from fuse_mount.reasons import sweep
 from fuse_mount.view import MountedTree
 from fuse_mount.working import kept_of_the_dead
 
@@ -58,6 +59,7 @@ def serve(settings: Settings, device: int, ready: int) -> None:
     try:
         parts = volume._open_parts()
         kept = kept_of_the_dead(parts)
+        sweep(os.path.join(parts.directory, "mounts"), parts.config.retention.refused_days)
         options = Options(settings.refused_errno, settings.observe, settings.reflex_s)
         fence = Fence(parts, options, volume._maintenance.nudge)
         root = os.dup(parts.root.descriptor)

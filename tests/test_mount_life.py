@@ -158,3 +158,16 @@ def test_a_mount_in_use_is_not_unmounted_under_its_user(root, bob, tmp_path):
         with (alice.where / "plans" / "plan.md").open("rb"), pytest.raises(BusyError):
             unmount(alice.where)
         assert alice.ok("cat plans/plan.md") == "first\n"
+
+
+@needs_fuse
+def test_notes_of_refusals_are_swept_by_age(root, bob, tmp_path):
+    folder = root / ".coherence" / "mounts"
+    folder.mkdir(exist_ok=True)
+    for name, age_s in (("old.refusals", 40 * 86_400), ("new.refusals", 0)):
+        (folder / name).write_text("{}\n")
+        os.utime(folder / name, (time.time() - age_s,) * 2)
+    with mounts_of(root, tmp_path) as mounted:
+        mounted("alice")
+    left = os.listdir(folder)
+    assert ("old.refusals" in left, "new.refusals" in left) == (False, True)
