@@ -9,10 +9,13 @@ from __future__ import annotations
 import shutil
 import subprocess
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from harness.mounted import mounts_of, needs_fuse
+from harness.mounted import Agent, mounts_of, needs_fuse
+
+from coherent_volume import CoherentVolume
 
 pytestmark = needs_fuse
 
@@ -65,9 +68,6 @@ WHOLE = {
     " r = ctypes.CDLL(None, use_errno=True).renameat2(-100, b't1', -100, b'plans/plan.md', 2);"
     ' os._exit(-r)"',
 }
-# Programs whose save asks and answers by itself: they stop, and say so in their way.
-TWO_GENERATIONS: set[str] = set()
-
 # Edits of one line: what they leave is the head with line 3 changed.
 EDITS = {
     "sed": "sed -i 's/^line 3 .*/edited/' plans/plan.md",
@@ -83,82 +83,127 @@ PROGRAMS = {"vim_write": "vim", "vim_in_place": "vim", "ed": "ed", "patch": "pat
 
 @pytest.fixture
 def agents(root, tmp_path, volume):
-    """A volume with a plan of 20 lines, its peer bob, and a mount for alice."""
+    """A volume with a plan of 20 lines, its peer bob, and mounts."""
     (root / "plans" / "plan.md").write_bytes(LINES)
+    bob = volume("bob")
+    with mounts_of(root, tmp_path, reflex_s=0.2) as mounted:
+        yield bob, mounted
+
+
+@dataclass
+class Case:
+    """One tool's plan in the volume that all tools share, and alice's shell beside it."""
+
+    alice: Agent
+    bob: CoherentVolume
+    path: str
+    real: Path
+    outside: Path
+
+    def run(self, script: str):
+        return self.alice.sh(script.replace("../", f"{self.outside}/"))
+
+    def generation(self) -> int:
+        return self.bob.log(self.path, limit=1)[0].generation
+
+
+def names() -> list[str]:
+    cases = [*(("fresh", n) for n in WHOLE), *(("stale", n) for n in WHOLE)]
+    return ["-".join(each) for each in [*cases, *(("edit", n) for n in EDITS)]]
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory):
+    """One mount for all tools, each with a plan of its own that bob changed at the right time."""
+    base = tmp_path_factory.mktemp("saves")
+    root = base / "root"
+    for name in names():
+        (root / name / "plans").mkdir(parents=True)
+        (root / name / "plans" / "plan.md").write_bytes(LINES)
+    with (
+        CoherentVolume(root, managed=("*/plans/**",), session="bob") as bob,
+        mounts_of(root, base, limit_s=300, reflex_s=0.2) as mounted,
+    ):
+        alice = mounted("alice")
+
+        def bob_writes(kind):
+            for name in names():
+                if (kind == "fresh") == name.startswith("fresh-"):
+                    bob.read(f"{name}/plans/plan.md")
+                    bob.write(f"{name}/plans/plan.md", LINES + b"by bob\n")
+
+        bob_writes("fresh")
+        alice.ok(f"cat */plans/plan.md >/dev/null && sleep {RIPE_S}")
+        bob_writes("stale")
+        yield alice, bob, root, base
+
+
+@pytest.fixture
+def case(shared, request, tmp_path) -> Case:
+    """The case that the test is called for."""
+    alice, bob, root, _ = shared
+    kind, name = request.param
+    program = PROGRAMS.get(name)
+    if program is not None and shutil.which(program) is None:
+        pytest.skip(f"{program} is not installed")
     (tmp_path / "new").write_bytes(b"new\n")
     old, new = tmp_path / "old.md", tmp_path / "edited.md"
     old.write_bytes(LINES)
     new.write_bytes(LINES.replace(b"line 3 of the plan", b"edited"))
     diff = subprocess.run(["diff", "-u", old, new], capture_output=True, check=False).stdout
     (tmp_path / "edit.patch").write_bytes(diff)
-    bob = volume("bob")
-    with mounts_of(root, tmp_path, reflex_s=0.2) as mounted:
-        yield bob, mounted
+    here = f"{kind}-{name}"
+    path = f"{here}/plans/plan.md"
+    return Case(Agent(alice.where / here, "alice"), bob, path, root / path, tmp_path)
 
 
-def needs(name: str) -> None:
-    program = PROGRAMS.get(name)
-    if program is not None and shutil.which(program) is None:
-        pytest.skip(f"{program} is not installed")
+def cases(kind: str, table: dict[str, str]):
+    return pytest.mark.parametrize(
+        "case", [(kind, name) for name in table], indirect=True, ids=table
+    )
 
 
-def generation(volume) -> int:
-    found = volume.log("plans/plan.md", limit=1)
-    return found[0].generation if found else 0
+def settled(volume, path: str, before: int) -> int:
+    """The generation of *path* once the mount has committed what it holds."""
 
+    def now() -> int:
+        found = volume.log(path, limit=1)
+        return found[0].generation if found else 0
 
-def settled(volume, root: Path, before: int) -> int:
-    """The generation once the mount has committed what it holds."""
     deadline = time.monotonic() + 5
-    while generation(volume) == before and time.monotonic() < deadline:
+    while now() == before and time.monotonic() < deadline:
         time.sleep(0.02)
-    return generation(volume)
+    return now()
 
 
-@pytest.mark.parametrize("name", WHOLE)
-def test_a_fresh_save_is_one_generation_with_the_native_content(agents, root, name):
-    needs(name)
-    bob, mounted = agents
-    alice = mounted("alice")
-    bob.read("plans/plan.md")
-    bob.write("plans/plan.md", LINES + b"by bob\n")
-    alice.ok(f"cat plans/plan.md && sleep {RIPE_S}")
-    alice.ok(WHOLE[name])
-    assert alice.ok("cat plans/plan.md") == "new\n"
-    settled(bob, root, 1)
-    kinds = [each.kind for each in bob.log("plans/plan.md")]
-    assert (root / "plans" / "plan.md").read_bytes() == b"new\n"
-    assert generation(bob) == 2, kinds
+@cases("fresh", WHOLE)
+def test_a_fresh_save_is_one_generation_with_the_native_content(case, request):
+    done = case.run(WHOLE[request.node.callspec.id])
+    assert done.returncode == 0, done
+    assert case.alice.ok("cat plans/plan.md") == "new\n"
+    settled(case.bob, case.path, 1)
+    kinds = [each.kind for each in case.bob.log(case.path)]
+    assert case.real.read_bytes() == b"new\n"
+    assert case.generation() == 2, kinds
 
 
-@pytest.mark.parametrize("name", WHOLE)
-def test_a_stale_save_is_refused_and_the_peers_content_stays(agents, root, name):
-    needs(name)
-    bob, mounted = agents
-    alice = mounted("alice")
-    alice.ok(f"cat plans/plan.md && sleep {RIPE_S}")
-    bob.read("plans/plan.md")
-    bob.write("plans/plan.md", LINES + b"by bob\n")
-    done = alice.sh(WHOLE[name])
-    alice.ok("sleep 0.3")
-    assert (root / "plans" / "plan.md").read_bytes() == LINES + b"by bob\n"
-    assert generation(bob) == 1
+@cases("stale", WHOLE)
+def test_a_stale_save_is_refused_and_the_peers_content_stays(case, request):
+    done = case.run(WHOLE[request.node.callspec.id])
+    case.alice.ok("sleep 0.3")
+    assert case.real.read_bytes() == LINES + b"by bob\n"
+    assert case.generation() == 1
     assert done.returncode != 0, done
-    assert "bob committed" in alice.ok("cat .coherence/why/plans/plan.md")
+    assert "bob committed" in case.alice.ok(f"cat ../.coherence/why/{case.path}")
 
 
-@pytest.mark.parametrize("name", EDITS)
-def test_an_edit_of_the_head_keeps_the_peers_lines_and_goes_through(agents, root, name):
-    needs(name)
-    bob, mounted = agents
-    alice = mounted("alice")
-    alice.ok(f"cat plans/plan.md && sleep {RIPE_S}")
-    bob.read("plans/plan.md")
-    bob.write("plans/plan.md", LINES + b"by bob\n")
-    alice.ok(EDITS[name])
-    content = (root / "plans" / "plan.md").read_bytes()
+@cases("edit", EDITS)
+def test_an_edit_of_the_head_keeps_the_peers_lines_and_goes_through(case, request):
+    done = case.run(EDITS[request.node.callspec.id])
+    assert done.returncode == 0, done
+    content = case.real.read_bytes()
     assert content == LINES.replace(b"line 3 of the plan", b"edited") + b"by bob\n"
-    assert generation(bob) == 2
+    assert case.generation() == 2
 
 
 def test_a_retry_of_the_same_stale_save_is_refused_again(agents, root):
@@ -207,7 +252,7 @@ def test_a_stale_deletion_is_refused_and_a_fresh_one_is_carried_out(agents, root
     assert alice.sh("rm -f plans/plan.md").returncode != 0
     assert alice.ok("cat plans/plan.md") == "by bob\n"
     alice.ok(f'sleep {RIPE_S}; rm plans/plan.md; test ! -e plans/plan.md; test -z "$(ls plans)"')
-    assert settled(bob, root, 1) == 2
+    assert settled(bob, "plans/plan.md", 1) == 2
     assert not (root / "plans" / "plan.md").exists()
 
 

@@ -52,9 +52,9 @@ def abort(where: str) -> None:
 
 
 @contextlib.contextmanager
-def guarded(where: Path) -> Iterator[None]:
+def guarded(where: Path, limit_s: float = LIMIT_S) -> Iterator[None]:
     """Abort whatever is mounted at *where* after a while, and in the end in any case."""
-    dog = threading.Timer(LIMIT_S, abort, [str(where)])
+    dog = threading.Timer(limit_s, abort, [str(where)])
     dog.daemon = True
     dog.start()
     try:
@@ -92,7 +92,9 @@ class Agent:
 
 
 @contextlib.contextmanager
-def mounts_of(root: Path, scratch: Path, **common: Any) -> Iterator[Callable[..., Agent]]:
+def mounts_of(
+    root: Path, scratch: Path, limit_s: float = LIMIT_S, **common: Any
+) -> Iterator[Callable[..., Agent]]:
     """Mount ``root`` for any number of sessions; all are unmounted in the end."""
     from fuse_mount import mount
 
@@ -101,7 +103,7 @@ def mounts_of(root: Path, scratch: Path, **common: Any) -> Iterator[Callable[...
         def mounted(session: str, **options: Any) -> Agent:
             where = scratch / f"mount-{session}"
             where.mkdir()
-            stack.enter_context(guarded(where))
+            stack.enter_context(guarded(where, limit_s))
             stack.enter_context(mount(root, where, session, **{**common, **options}))
             return Agent(where, session)
 
