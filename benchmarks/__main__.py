@@ -23,6 +23,7 @@ from benchmarks import (
     feed,
     latency,
     machine,
+    mounted,
     refusals,
     scale,
     startup,
@@ -42,6 +43,7 @@ SECTIONS = (
     "scale",
     "startup",
     "feed",
+    "mount",
 )
 LEGEND = """\
 plain: open/read/close; temp + fsync + rename + fsync of the directory (durable); temp + replace
@@ -103,6 +105,8 @@ def _parts(
         yield "Starting", lambda: startup.starts(context, incumbent)
     if "feed" in wanted:
         yield "Following", lambda: feed.feeds(context)
+    if "mount" in wanted and os.geteuid() == 0 and os.path.exists("/dev/fuse"):
+        yield "Mounted, process mode, to the same natively", lambda: mounted.mounts(context)
 
 
 def _measure(

@@ -12,6 +12,7 @@ from cli import (  # noqa: F401
     grammar_content,
     grammar_feed,
     grammar_history,
+    grammar_mount,
     grammar_views,
     grammar_volume,
 )

@@ -37,6 +37,7 @@ _BASE = {"--base": ("base", None), "--overwrite": ("overwrite", False)}
 _MERGE = {"--merge": ("merge", False)}
 _RETRIES = {"--retries": ("retries", 0)}
 _ENTRIES = {"-n": ("limit", None), "--limit": ("limit", None)}
+_OBSERVE = {"--observe": ("observe", False)}
 _LIMIT = {"-n": ("limit", 50), "--limit": ("limit", 50)}
 
 FORMS = {
@@ -58,8 +59,9 @@ FORMS = {
     "session": Form(),
     "notes": Form(),
     "since": Form(optional="token", options=_ENTRIES),
+    "run": Form(command="command", options={"--errno": ("errno", "EACCES"), **_OBSERVE}),
 }
-_FLAGS = frozenset({"json", "merge", "overwrite"})
+_FLAGS = frozenset({"json", "merge", "observe", "overwrite"})
 _NUMBERS = {"base": 0, "limit": 1, "retries": 0}  # and the least that each may be
 
 

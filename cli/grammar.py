@@ -19,6 +19,7 @@ __all__ = [
     "CONTENT",
     "DERIVE",
     "FEED",
+    "MOUNT",
     "PAST",
     "VIEW",
     "VOLUME",
@@ -37,9 +38,10 @@ __all__ = [
 
 _Function = TypeVar("_Function", bound=Callable[..., Call])
 
-CONTENT, DERIVE, PAST, VIEW, FEED, VOLUME = (
+CONTENT, DERIVE, MOUNT, PAST, VIEW, FEED, VOLUME = (
     "Read and write",
     "Derive new content with a command",
+    "Run tools under the rules",
     "Look back and bring back",
     "See who knows what",
     "Work side by side",

@@ -26,7 +26,7 @@ Exit codes, for scripts:
   75 conflict or busy: read again, derive anew, retry
   77 outside the root, or not permitted
   78 wrong configuration
-update, edit and transaction pass on the status of a command that fails.
+run passes on the status of its command; update, edit and transaction of one that fails.
 
 \b
 A retry loop:

@@ -13,6 +13,7 @@ from typing import NamedTuple
 from cli.call import Common
 from coherent_volume import CoherentVolume
 from coherent_volume.errors import NotPermittedError, UsageError
+from coherent_volume.layout import mounted_session
 from coherent_volume.model import SessionInfo
 from coherent_volume.session import resolve_shell_session
 
@@ -70,7 +71,12 @@ def session_of(common: Common, root: str) -> SessionInfo:
         # Let the library say what is wrong with this root: the same words
         # whether the command line or a script asks.
         CoherentVolume(root).close()
-    return resolve_shell_session(common.session, sidecar)
+    name = common.session
+    if name is None and not os.environ.get("COHERENT_SESSION"):
+        mounted = mounted_session(root)
+        if mounted is not None:
+            return SessionInfo(mounted, "named", "the mount")
+    return resolve_shell_session(name, sidecar)
 
 
 def current_directory() -> str:

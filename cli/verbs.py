@@ -44,6 +44,10 @@ MODULES = {
     "top": "top",
     "metrics": "metrics",
     "check": "views",
+    "run": "mounts",
+    "mount": "mounts",
+    "unmount": "mounts",
+    "mounts": "mounts",
 }
 
 

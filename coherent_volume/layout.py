@@ -28,6 +28,7 @@ from coherent_volume.locks import FairLock, lifecycle_lock
 from coherent_volume.model import Durability
 from coherent_volume.parts import VolumeParts
 from coherent_volume.paths import PathArgument, Root
+from coherent_volume.session import VARIABLE as SESSION_VARIABLE
 from coherent_volume.session import Session, library_session
 from coherent_volume.sidecar import Sidecar
 from coherent_volume.staging import Staging
@@ -38,6 +39,7 @@ __all__ = [
     "existing_incarnation",
     "find_root",
     "initialise",
+    "mounted_session",
     "open_parts",
 ]
 
@@ -65,6 +67,7 @@ _REFUSED_FILESYSTEMS = {
 
 
 _EXT4 = 0xEF53
+_FUSE = 0x65735546
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,11 +99,13 @@ def open_parts(
     configuration, DamagedError, UnsupportedFilesystemError, NotPermittedError.
     """
     try:
-        root = Root(directory)
+        root, mounted_for = _real_root(Root(directory))
     except OSError as error:
         if isinstance(error, NotFoundError):
             raise
         raise from_os_error(error, os.fsdecode(directory), "open the root") from error
+    if session is None and not os.environ.get(SESSION_VARIABLE):
+        session = mounted_for
     try:
         found = _read(root)
         if found is None:
@@ -127,6 +132,30 @@ def open_parts(
     except BaseException:
         root.close()
         raise
+
+
+def mounted_session(directory: PathArgument) -> str | None:
+    """The session for which a volume is mounted at *directory*; None where it is not."""
+    with contextlib.suppress(OSError):
+        return os.fsdecode(os.getxattr(directory, "user.coherence.session"))
+    return None
+
+
+def _real_root(root: Root) -> tuple[Root, str | None]:
+    """The root behind a mount of the volume, and whose mount it is; else *root* itself.
+
+    Inside a mount the library works on the real files and the real records: locks
+    and leases through the mount would not be those that everybody else takes.
+    """
+    if filesystem_magic(root.descriptor) != _FUSE:
+        return root, None
+    try:
+        real = os.getxattr(root.descriptor, "user.coherence.real")
+    except OSError:
+        return root, None
+    session = mounted_session(root.path)
+    root.close()
+    return Root(real, also=root.path), session
 
 
 def existing_incarnation(root: Root) -> str:

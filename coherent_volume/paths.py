@@ -44,10 +44,11 @@ def shown(key: bytes) -> str:
 class Root:
     """One root directory, held open."""
 
-    def __init__(self, directory: PathArgument) -> None:
+    def __init__(self, directory: PathArgument, also: bytes | None = None) -> None:
+        """*also* is another path to the same tree, by which callers may name files."""
         given = os.path.abspath(os.fsencode(directory))
         self.path = os.path.realpath(given)
-        self._prefixes = tuple({given + b"/", self.path + b"/"})
+        self._prefixes = tuple({given + b"/", self.path + b"/", (also or given) + b"/"})
         try:
             self.descriptor = os.open(self.path, _DIRECTORY | os.O_CLOEXEC)
         except FileNotFoundError:

@@ -46,7 +46,7 @@ def test_random_sessions_leave_a_history_that_can_be(tmp_path, volume, root, edi
     print(f"{dict(outcomes)}, {run.kills} kills")
     assert outcomes["commit", "done"] > 50, "too little happened to judge"
     assert outcomes["commit", "refused"] > 10
-    assert not kills or run.kills > 10
+    assert not kills or run.kills > 3
     _assert_possible(operations)
 
 

@@ -1,0 +1,166 @@
+"""Credit: which reads count as having seen an artifact, and what a save rests on.
+
+Owns the reads of the last moments. An open for reading credits the session with
+the generation that it pinned, but not at once: ``sed -i``, ``patch`` and the
+save tools of agents read a file milliseconds before they write it. Such a
+*reflex* read (same process, within the window before its save) renews nothing by
+itself. A read that has become older than the window is recorded as the
+session's view. A refusal voids every younger read, or else the read that a
+refused save made would let the next blind attempt through.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import OrderedDict, deque
+from typing import NamedTuple
+
+from coherent_volume.errors import CoherenceError
+from coherent_volume.gating import remember
+from coherent_volume.locks import GATE_WAIT_S
+from coherent_volume.model import ArtifactKey
+from coherent_volume.parts import VolumeParts
+from coherent_volume.reading import Reading, read
+from coherent_volume.records import SeenRow
+
+__all__ = ["Credit", "Standing"]
+
+_log = logging.getLogger("coherent_volume")
+_PROCESSES_MAX = 4096
+
+
+class _Read(NamedTuple):
+    seen: SeenRow
+    at: float
+    process: int
+    reading: Reading | None
+
+
+class Standing(NamedTuple):
+    """What a process's save of an artifact rests on.
+
+    ``base`` is what the session saw; None: nothing. ``reflex`` is what this
+    very process read within the window, if that is something else.
+    """
+
+    base: SeenRow | None
+    reflex: SeenRow | None
+
+
+class Credit:
+    """The reads of one session through one mount."""
+
+    def __init__(self, parts: VolumeParts, window_s: float) -> None:
+        self._parts = parts
+        self._window = window_s
+        self._lock = threading.Lock()
+        self._young: dict[ArtifactKey, list[_Read]] = {}
+        self._unwritten: deque[tuple[ArtifactKey, _Read]] = deque()
+        # What each process itself opened last: two processes of one session
+        # must not lose each other's work either.
+        self._last: OrderedDict[tuple[ArtifactKey, int], SeenRow] = OrderedDict()
+
+    def note_read(
+        self, key: ArtifactKey, seen: SeenRow, process: int, reading: Reading | None
+    ) -> None:
+        """*process* was given *seen* to read."""
+        with self._lock:
+            self._opened(key, process, seen)
+            if self._parts.session.seen_here.get(key) == seen:
+                return
+            reads = self._young.setdefault(key, [])
+            reads.append(_Read(seen, time.monotonic(), process, reading))
+
+    def is_behind(self, key: ArtifactKey, process: int, base: SeenRow | None) -> bool:
+        """Whether what *process* itself opened last is older than *base*."""
+        last = self._last.get((key, process))
+        return base is not None and last is not None and last.generation < base.generation
+
+    def note_opened(self, key: ArtifactKey, process: int, seen: SeenRow | None) -> None:
+        """*process* was shown content that the session has not committed, resting on *seen*."""
+        if seen is not None:
+            with self._lock:
+                self._opened(key, process, seen)
+
+    def note_commit(self, key: ArtifactKey, seen: SeenRow, process: int) -> None:
+        """The session's own commit; what was read before it is history."""
+        with self._lock:
+            self._young.pop(key, None)
+            self._opened(key, process, seen)
+
+    def _opened(self, key: ArtifactKey, process: int, seen: SeenRow) -> None:
+        self._last[key, process] = seen
+        self._last.move_to_end((key, process))
+        if len(self._last) > _PROCESSES_MAX:
+            self._last.popitem(last=False)
+
+    def void(self, key: ArtifactKey) -> None:
+        """A save of *key* was refused: reads younger than the window count for nothing."""
+        with self._lock:
+            self._young.pop(key, None)
+
+    def standing(self, key: ArtifactKey, process: int) -> Standing:
+        """What a save of *key* by *process* rests on, at this moment."""
+        self.ripen()
+        base = self._recorded(key)
+        with self._lock:
+            young = list(self._young.get(key, ()))
+            last = self._last.get((key, process))
+        reflex = None
+        for each in young:
+            if each.process == process:
+                reflex = each.seen
+            elif base is None or each.seen.generation >= base.generation:
+                base = each.seen
+        if base is not None and last is not None and last.generation < base.generation:
+            base = last
+        if reflex is not None and base is not None and reflex.digest == base.digest:
+            reflex = None
+        return Standing(base, reflex)
+
+    def _recorded(self, key: ArtifactKey) -> SeenRow | None:
+        here = self._parts.session.seen_here.get(key)
+        kept = self._parts.sidecar.observation(self._parts.session.name, key)
+        if here is None or kept is None:
+            return here or kept
+        # A command of the same session may have read on beside the mount.
+        return max(here, kept, key=lambda seen: (seen.generation, seen.epoch))
+
+    def ripen(self, *, everything: bool = False) -> None:
+        """Take the reads that are older than the window as the session's views."""
+        if not self._young:
+            return
+        latest = time.monotonic() - self._window
+        with self._lock:
+            for key in list(self._young):
+                old = [each for each in self._young[key] if everything or each.at <= latest]
+                if not old:
+                    continue
+                left = self._young[key][len(old) :]
+                if left:
+                    self._young[key] = left
+                else:
+                    del self._young[key]
+                self._parts.session.seen_here[key] = old[-1].seen
+                self._unwritten.append((key, old[-1]))
+
+    def write_down(self) -> None:
+        """Let other processes of the session know what it has seen."""
+        while self._unwritten:
+            key, each = self._unwritten.popleft()
+            try:
+                reading = each.reading
+                if reading is None and self._parts.sidecar.artifact(key) is None:
+                    reading = read(self._parts, key)
+                    if reading.seen != each.seen:
+                        continue
+                data, size = (reading.data, reading.size) if reading else (None, 0)
+                with self._parts.gate.held(GATE_WAIT_S):
+                    self._parts.sidecar.database.verify()
+                    if self._parts.session.seen_here.get(key) == each.seen:
+                        remember(self._parts, key, each.seen, data, size)
+            except (CoherenceError, OSError) as error:
+                # In this process it counts all the same.
+                _log.info("a view could not be written down: %s", error)

@@ -1,0 +1,111 @@
+"""Fenced attributes: what stat shows of an artifact, and changes of size, mode and times.
+
+Owns the choice between a generation's attributes and its working copy's. A
+change of size is a save like any other; mode, owner and times make no
+generation and go to the copy and to the file alike.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import time
+
+from coherent_volume.model import ArtifactKey
+from fuse_mount.fenced_files import FencedFiles
+from fuse_mount.managed import GENERATION_ATTR_S
+from fuse_mount.nodes import Node
+from fuse_mount.processes import process_of
+from fuse_mount.protocol import Attr
+from fuse_mount.tree import Caller, Change, attr_of
+from fuse_mount.working import WorkingCopy
+
+__all__ = ["FencedAttributes"]
+
+
+class FencedAttributes(FencedFiles):
+    """Attributes of artifacts."""
+
+    # ── attributes ───────────────────────────────────────────────────────────
+
+    def getattr(self, node: Node) -> tuple[Attr, float]:
+        """The node's attributes; a generation's are its own for ever."""
+        if isinstance(node.extra, WorkingCopy):
+            return self.copy_attr(node.extra), 0.0
+        try:
+            key = self.key_of(node)
+        except OSError:
+            key = None  # an old generation, held open
+        if key is None:
+            return super().getattr(node)
+        found = os.fstat(self.nodes.descriptor(node))
+        return self.faces.of(key, attr_of(found)), GENERATION_ATTR_S
+
+    def setattr(self, caller: Caller, node: Node, change: Change) -> tuple[Attr, float]:
+        """Change attributes; a change of size is a save like any other."""
+        copy = node.extra
+        key = self.key_of(node)
+        if key is None:
+            return super().setattr(caller, node, change)
+        if change.resizes and change.has_handle:
+            handle = self.handle(change.handle)
+            self.about_to_write(handle)
+            os.ftruncate(handle.descriptor, change.size)
+            if isinstance(handle.extra, WorkingCopy) and not handle.extra.discarded:
+                handle.extra.changed(data=change.size > 0)
+                handle.extra.grows_only = False
+        elif change.resizes:
+            return self._truncate(caller, key, node, change)
+        if change.other_than_size:
+            self._change_real(key, node, change)
+        if isinstance(copy, WorkingCopy):
+            return self.copy_attr(copy), 0.0
+        return self.getattr(node)
+
+    def _truncate(
+        self, caller: Caller, key: ArtifactKey, node: Node, change: Change
+    ) -> tuple[Attr, float]:
+        """truncate(2) by name: a save without an open file."""
+        state = self.state(key)
+        with state.lock:
+            copy = self._prepare(state, caller, node.parent, os.O_WRONLY)
+            copy.grows_only = False
+            copy.opener, _ = process_of(caller.pid)
+            os.ftruncate(copy.descriptor, change.size)
+            copy.changed(data=change.size > 0)
+            attr = self.copy_attr(copy)
+            if change.size > 0 and copy.handles == 0:
+                self.commit_copy(state, copy, 0, "truncate")
+            elif copy.handles == 0:
+                state.empty_due = time.monotonic() + self.fence.options.hold_s
+        return attr, 0.0
+
+    def _change_real(self, key: ArtifactKey, node: Node, change: Change) -> None:
+        """Mode, owner and times make no generation; they go to copy and file alike."""
+        plain = change._replace(valid=change.valid & ~(8 | 64))
+        copy = node.extra
+        if not isinstance(copy, WorkingCopy):
+            before = os.fstat(self.nodes.descriptor(node))
+            super().setattr(Caller(0, 0, 0), node, plain)
+            after = os.fstat(self.nodes.descriptor(node))
+            self.fence.claims.note_change(key, before.st_ctime_ns, after.st_ctime_ns)
+            return
+        if copy.descriptor >= 0:
+            self._apply(b"/proc/self/fd/%d" % copy.descriptor, plain)
+        if not copy.is_new and not copy.discarded and not copy.dirty:
+            try:
+                descriptor = self.open_real(key)
+            except OSError:
+                return
+            try:
+                self._apply(b"/proc/self/fd/%d" % descriptor, plain)
+                found = os.fstat(descriptor)
+                copy.looked = (found.st_ino, found.st_mtime_ns, found.st_size)
+            finally:
+                os.close(descriptor)
+
+    def _apply(self, path: bytes, change: Change) -> None:
+        self.change_owner(path, change)
+        if change.valid & 1:
+            os.chmod(path, stat.S_IMODE(change.mode))
+        self.change_times(path, change)

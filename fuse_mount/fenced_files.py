@@ -1,0 +1,384 @@
+"""Fenced files: opening, writing and closing artifacts.
+
+Owns what becomes of a save in place. An open for writing is judged at once and
+gets a working copy; what is written goes there; the flush of a dirty handle
+commits it. A reader gets the generation that is current, keeps it, and is
+credited with it.
+
+    open for writing ──▶ prepared ──ESTALE, the kernel asks again──▶ open copy
+    open copy ──write──▶ dirty ──flush──▶ committed (one generation)
+    truncated only ──last close──▶ held ──200 ms──▶ committed as it is
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import stat
+import time
+from dataclasses import dataclass
+
+from coherent_volume.errors import (
+    BusyError,
+    CoherenceError,
+    DamagedError,
+    StaleGenerationError,
+)
+from coherent_volume.files import Fingerprint
+from coherent_volume.model import ArtifactKey, Digest
+from coherent_volume.paths import shown
+from coherent_volume.records import SeenRow
+from fuse_mount.claims import OVERWRITE, Claim
+from fuse_mount.fence import Fence
+from fuse_mount.handles import Handle
+from fuse_mount.managed import Managed, State
+from fuse_mount.nodes import Node, no_such
+from fuse_mount.processes import keeps_writable, process_of
+from fuse_mount.protocol import Entry
+from fuse_mount.tree import Caller
+from fuse_mount.working import WorkingCopy
+
+__all__ = ["FencedFiles", "Late", "digest_from"]
+
+_KNOWN_MAX = 50_000
+
+
+@dataclass(slots=True)
+class Late:
+    """A handle whose file was renamed onto an artifact while it was open for writing."""
+
+    key: ArtifactKey
+    claim: Claim
+    dirty: bool = False
+
+
+class FencedFiles(Managed):
+    """Open files of artifacts."""
+
+    def __init__(self, root: int, descriptors_max: int, fence: Fence) -> None:
+        super().__init__(root, descriptors_max, fence)
+        self._known: dict[ArtifactKey, tuple[Fingerprint, SeenRow]] = {}
+
+    # ── opening ──────────────────────────────────────────────────────────────
+
+    def open(self, caller: Caller, node: Node, flags: int) -> int:
+        """Open a file; an artifact for writing by way of its working copy."""
+        writes = flags & os.O_ACCMODE != os.O_RDONLY or flags & os.O_TRUNC
+        if isinstance(node.extra, WorkingCopy):
+            return self._open_copy(caller, node, node.extra, flags)
+        key = self.key_of(node)
+        if key is None:
+            return super().open(caller, node, flags)
+        if not writes:
+            return self._open_reading(caller, node, key, flags)
+        state = self.state(key)
+        with state.lock:
+            self._prepare(state, caller, node.parent, flags)
+        # The kernel looks the name up once more and finds the copy's node: a
+        # reader that shares a node with a writer would see its size change.
+        raise no_such(errno.ESTALE)
+
+    def _open_reading(self, caller: Caller, node: Node, key: ArtifactKey, flags: int) -> int:
+        process, program = process_of(caller.pid)
+        try:
+            descriptor = self._open_credited(node, key, process, program)
+        except BusyError:
+            # Somebody outside is writing it: there is no generation to be
+            # credited with, and a reader is never refused.
+            descriptor = self.open_real(key)
+        except DamagedError as error:
+            raise self.fence.refusal(key, "open", error) from error
+        except CoherenceError:
+            descriptor = self.open_real(key)
+        found = os.fstat(descriptor)
+        if (found.st_dev, found.st_ino) != node.identity:
+            os.close(descriptor)
+            raise no_such(errno.ESTALE)
+        return self.keep_handle(Handle(node, descriptor, flags, process))
+
+    def _open_credited(self, node: Node, key: ArtifactKey, process: int, program: str) -> int:
+        if self.fence.uncredited(program):
+            return self.open_real(key)
+        known = self._known.get(key)
+        if known is not None and key not in self.fence.parts.leased_keys:
+            descriptor = self.open_real(key)
+            if _fingerprint(os.fstat(descriptor)) == known[0]:
+                self.fence.credit.note_read(key, known[1], process, None)
+                return descriptor
+            os.close(descriptor)
+        descriptor, reading = self.fence.open_generation(key)
+        found = os.fstat(descriptor)
+        if reading.fingerprint is not None:
+            if len(self._known) >= _KNOWN_MAX:
+                self._known.clear()
+            self._known[key] = (reading.fingerprint, reading.seen)
+        if (found.st_dev, found.st_ino) == node.identity:
+            self.fence.credit.note_read(key, reading.seen, process, reading)
+        return descriptor
+
+    def _prepare(
+        self, state: State, caller: Caller, parent: Node | None, flags: int
+    ) -> WorkingCopy:
+        """The copy that an open for writing is to get; refuses the stale. State locked."""
+        copy = state.copy
+        if copy is not None and not copy.discarded:
+            if copy.is_shown or (copy.handles and copy.looked == self.looked(state.key)):
+                copy.prepare()
+                return copy
+            if copy.handles == 0:
+                self.discard(state, copy)  # prepared, and then not opened
+            state.copy = None  # a peer committed; its open files are judged when they write
+        process, _ = process_of(caller.pid)
+        appends = bool(flags & os.O_APPEND) and not flags & os.O_TRUNC
+        try:
+            claim = self.fence.claims.claim(state.key, process)
+        except CoherenceError as error:
+            raise self.fence.refusal(state.key, "open", error) from error
+        if appends and flags & os.O_ACCMODE == os.O_WRONLY:
+            # Whoever only adds at the end overwrites nobody.
+            with self.fence.admitted(state.key, OVERWRITE, "open") as head:
+                copy = self.new_copy(state.key, claim, parent)
+                self.copies.fill(copy, head.look.descriptor)
+                copy.grows_only = True
+        else:
+            with self.fence.admitted(state.key, claim, "open") as head:
+                if not head.look.exists:
+                    raise no_such(errno.ESTALE)
+                copy = self.new_copy(state.key, claim, parent)
+                self.copies.fill(copy, head.look.descriptor)
+        if copy.looked is not None:
+            copy.shown_inode = self.faces.number(copy.looked[0])
+        state.copy = copy
+        copy.prepare()
+        return copy
+
+    def _open_copy(self, caller: Caller, node: Node, copy: WorkingCopy, flags: int) -> int:
+        state = self.state(copy.key)
+        with state.lock:
+            if copy.discarded or copy.descriptor < 0:
+                raise no_such(errno.ESTALE)
+            mode = flags & (os.O_ACCMODE | os.O_APPEND)
+            descriptor = os.open(b"/proc/self/fd/%d" % copy.descriptor, mode | os.O_CLOEXEC)
+            writable = flags & os.O_ACCMODE != os.O_RDONLY
+            process, _ = process_of(caller.pid)
+            credit, base = self.fence.credit, copy.claim.base
+            if not writable:
+                credit.note_opened(copy.key, process, base)
+            elif not flags & os.O_APPEND and credit.is_behind(copy.key, process, base):
+                os.close(descriptor)
+                raise self._two_programs(copy, "open", "saved")
+            if flags & os.O_TRUNC:
+                # What was there is gone, another program's unfinished save too:
+                # the copy is a whole save again once something is written.
+                os.ftruncate(descriptor, 0)
+                copy.dirty, copy.has_data, copy.writer = True, False, 0
+            if writable and not flags & os.O_APPEND:
+                copy.grows_only = False
+            if writable:
+                copy.opener = process
+            copy.handles += 1
+            copy.prepared_until = 0.0
+            state.empty_due = 0.0
+            handle = Handle(node, descriptor, flags, process, copy, copy.version)
+            return self.keep_handle(handle)
+
+    def create(
+        self, caller: Caller, parent: Node, name: bytes, flags: int, mode: int
+    ) -> tuple[Entry, int]:
+        """Make and open a file; an artifact as a copy that nobody else sees yet."""
+        key = self.key_at(parent, name)
+        if key is None:
+            return super().create(caller, parent, name, flags, mode)
+        state = self.state(key)
+        with state.lock:
+            if self.exists(key):
+                raise no_such(errno.EEXIST if flags & os.O_EXCL else errno.ESTALE)
+            copy = self._new_file(state, caller, parent, mode)
+            entry = self.copy_entry(copy)
+            return entry, self._open_copy(caller, self.nodes.get(entry.node), copy, flags)
+
+    def _new_file(self, state: State, caller: Caller, parent: Node, mode: int) -> WorkingCopy:
+        if state.deleted is not None:
+            claim, state.replaces = state.deleted.claim, True
+        else:
+            try:
+                claim = self.fence.claims.absence(state.key)
+            except CoherenceError as error:
+                raise self.fence.refusal(state.key, "create", error) from error
+        copy = self.new_copy(state.key, claim, parent)
+        above = os.fstat(self.nodes.descriptor(parent))
+        group = above.st_gid if above.st_mode & stat.S_ISGID else caller.gid
+        path = b"/proc/self/fd/%d" % copy.descriptor
+        self.give(path, os.fstat(copy.descriptor), caller._replace(gid=group), mode)
+        copy.is_new = True
+        copy.changed(data=False)
+        state.copy = copy
+        return copy
+
+    # ── writing ──────────────────────────────────────────────────────────────
+
+    def write(self, caller: Caller, number: int, offset: int, data: memoryview) -> int:
+        """Write to an open file; to a working copy only while it may still be committed."""
+        del caller
+        handle = self.handle(number)
+        self.about_to_write(handle)
+        done = os.pwrite(handle.descriptor, data, offset)
+        self.has_written(handle)
+        return done
+
+    def about_to_write(self, handle: Handle) -> None:
+        """Refuse a write through an older handle, before it does anything."""
+        copy = handle.extra
+        if not isinstance(copy, WorkingCopy):
+            return
+        if copy.dirty and copy.writer == handle.opener and not copy.discarded:
+            return
+        state = self.state(copy.key)
+        with state.lock:
+            if copy.refused:
+                raise no_such(self.fence.options.refused_errno)
+            if copy.discarded:
+                return  # removed or replaced by the session itself: as any unlinked file
+            if not handle.flags & os.O_APPEND:
+                self._refuse_two_writers(copy, handle)
+            copy.writer = handle.opener
+            if copy.dirty:
+                return
+            if copy.looked != self.looked(copy.key) and not copy.grows_only:
+                try:
+                    with self.fence.admitted(copy.key, copy.claim, "write"):
+                        pass
+                except OSError:
+                    self.discard(state, copy, refused=True)
+                    raise
+            if state.copy is None:
+                state.copy = copy
+
+    def _refuse_two_writers(self, copy: WorkingCopy, handle: Handle) -> None:
+        """Two programs of one session must not lose each other's work either."""
+        if handle.version == copy.version and copy.writer in (0, handle.opener):
+            return
+        what = "saved" if handle.version != copy.version else "is writing"
+        raise self._two_programs(copy, "write", what)
+
+    def _two_programs(self, copy: WorkingCopy, operation: str, what: str) -> OSError:
+        base = copy.claim.base.generation if copy.claim.base else 0
+        error = StaleGenerationError(
+            f"another program of this session {what} it since this one opened it",
+            path=shown(copy.key),
+            base=base,
+            current=base,
+            by=self.fence.parts.session.name,
+        )
+        return self.fence.refusal(copy.key, operation, error)
+
+    def replaced(self, state: State, copy: WorkingCopy, process: int) -> None:
+        """Another file took the copy's place; an unfinished save of another program is kept."""
+        if copy.dirty and copy.has_data and copy.writer not in (0, process):
+            error = StaleGenerationError(
+                "another program of this session replaced it during the save",
+                path=shown(copy.key),
+                by=self.fence.parts.session.name,
+            )
+            self.fence.keep_aside(copy.key, copy.claim, copy.content(), error)
+            self.discard(state, copy, refused=True)
+        else:
+            self.discard(state, copy)
+
+    def has_written(self, handle: Handle) -> None:
+        """Note that there is something to commit."""
+        extra = handle.extra
+        if isinstance(extra, WorkingCopy) and not extra.discarded:
+            extra.changed(data=True)
+        elif isinstance(extra, Late):
+            extra.dirty = True
+
+    def fallocate(self, caller: Caller, number: int, mode: int, offset: int, length: int) -> None:
+        """Allocate, punch or zero a range."""
+        handle = self.handle(number)
+        self.about_to_write(handle)
+        super().fallocate(caller, number, mode, offset, length)
+        self.has_written(handle)
+
+    def copy_range(
+        self, caller: Caller, source: tuple[int, int], target: tuple[int, int], size: int
+    ) -> int:
+        """Copy from (handle, offset) to (handle, offset); how many bytes."""
+        handle = self.handle(target[0])
+        self.about_to_write(handle)
+        done = super().copy_range(caller, source, target, size)
+        self.has_written(handle)
+        return done
+
+    # ── closing ──────────────────────────────────────────────────────────────
+
+    def flush(self, caller: Caller, number: int) -> None:  # noqa: ARG002
+        """A descriptor was closed: a complete save is committed, and told if refused."""
+        handle = self.handle(number)
+        copy = handle.extra
+        if isinstance(copy, Late):
+            self._flush_late(handle, copy)
+        if not isinstance(copy, WorkingCopy) or not handle.writable:
+            return
+        state = self.state(copy.key)
+        with state.lock:
+            if copy.refused and copy.dirty and copy.writer == handle.opener:
+                copy.dirty = False
+                raise no_such(self.fence.options.refused_errno)
+            if not copy.dirty or not copy.has_data or copy.discarded:
+                return  # shells flush before they write
+            if keeps_writable(handle.opener, copy.key):
+                return
+            self.commit_copy(state, copy, handle.opener, "write")
+            handle.version = copy.version
+
+    def _flush_late(self, handle: Handle, late: Late) -> None:
+        if not late.dirty:
+            return
+        late.dirty = False
+        with self.locked(late.key):
+            size = os.fstat(handle.descriptor).st_size
+            descriptor = os.open(b"/proc/self/fd/%d" % handle.descriptor, os.O_RDONLY)
+            try:
+                data = os.pread(descriptor, size, 0)
+            finally:
+                os.close(descriptor)
+            done = self.fence.save(
+                late.key, late.claim, lambda: data, "write", process=handle.opener
+            )
+            late.claim = Claim(SeenRow(done.generation, digest_from(done.digest), done.epoch))
+
+    def release(self, number: int) -> None:
+        """The last descriptor is closed; nobody hears of a refusal any more."""
+        handle = self._open_files.get(number)
+        copy = handle.extra if handle is not None else None
+        if handle is not None and isinstance(copy, Late) and copy.dirty:
+            with contextlib.suppress(OSError):  # the reason is noted, the content kept
+                self._flush_late(handle, copy)
+        super().release(number)
+        if not isinstance(copy, WorkingCopy):
+            return
+        state = self.state(copy.key)
+        with state.lock:
+            copy.handles -= 1
+            if copy.handles > 0 or copy.discarded:
+                return
+            if not copy.dirty:
+                self.discard(state, copy)
+            elif copy.has_data:
+                with contextlib.suppress(OSError):  # the reason is noted, the content kept
+                    self.commit_copy(state, copy, 0, "write")
+            else:
+                state.empty_due = time.monotonic() + self.fence.options.hold_s
+
+
+def _fingerprint(found: os.stat_result) -> Fingerprint:
+    return Fingerprint(
+        found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
+    )
+
+
+def digest_from(text: str) -> Digest:
+    """A digest from its hexadecimal form."""
+    return Digest(bytes.fromhex(text))

@@ -1,0 +1,284 @@
+"""Fenced moves: renaming, exchanging and linking artifacts.
+
+Owns what becomes of savers that move files: a temporary file renamed onto an
+artifact is its next generation, an artifact that is renamed away is a held
+deletion, and its other name a copy.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+
+from coherent_volume.attributes import Attributes, give
+from coherent_volume.errors import CoherenceError
+from coherent_volume.files import read_exactly
+from coherent_volume.model import ArtifactKey
+from coherent_volume.records import SeenRow
+from coherent_volume.staging import copy_content
+from coherent_volume.syscalls import RENAME_EXCHANGE, RENAME_NOREPLACE, renameat2
+from fuse_mount.claims import Claim
+from fuse_mount.fenced_files import Late, digest_from
+from fuse_mount.fenced_names import FencedNames, Place
+from fuse_mount.nodes import Node, no_such
+from fuse_mount.processes import process_of
+from fuse_mount.protocol import Entry
+from fuse_mount.tree import Caller
+
+__all__ = ["FencedMoves"]
+
+
+class FencedMoves(FencedNames):
+    """Moves of artifacts."""
+
+    # ── renaming ─────────────────────────────────────────────────────────────
+
+    def rename(self, caller: Caller, old: Place, new: Place, flags: int) -> None:
+        """Rename; onto an artifact it is a save, away from one a held deletion."""
+        source, target = self.key_at(*old), self.key_at(*new)
+        if source == target and source is not None:
+            return
+        with self.locked(source, target):
+            if self._is_directory(old, source):
+                self._rename_directory(caller, old, new, flags)
+            elif source is None and target is None:
+                super().rename(caller, old, new, flags)
+            elif flags & RENAME_EXCHANGE:
+                self._exchange(caller, (old, source), (new, target))
+            elif not self._is_regular(old, source):
+                self._replace_by_other(caller, old, new, flags)
+            else:
+                self._rename_file(caller, (old, source), (new, target), flags)
+
+    def _is_directory(self, place: Place, key: ArtifactKey | None) -> bool:
+        if key is not None and (self.state(key).shown_copy or self.state(key).deleted):
+            return False
+        above = self.nodes.descriptor(place[0])
+        return stat.S_ISDIR(os.stat(place[1], dir_fd=above, follow_symlinks=False).st_mode)
+
+    def _is_regular(self, place: Place, key: ArtifactKey | None) -> bool:
+        if key is not None:
+            return self._is_file(self.state(key))
+        above = self.nodes.descriptor(place[0])
+        return stat.S_ISREG(os.stat(place[1], dir_fd=above, follow_symlinks=False).st_mode)
+
+    def _rename_directory(self, caller: Caller, old: Place, new: Place, flags: int) -> None:
+        """Move a directory; one with artifacts in it is moved file by file, by the caller."""
+        for parent, name in (old, new) if flags & RENAME_EXCHANGE else (old,):
+            above = self.nodes.where(parent)
+            if above is None:
+                continue
+            prefix = (above + b"/" if above else b"") + name
+            self.settle(float("inf"), prefix + b"/")
+            # Each file is then fenced as a deletion and a save of its own. Tools
+            # know this answer from overlay file systems, and copy.
+            if self._holds_artifacts(prefix):
+                raise no_such(errno.EXDEV)
+        super().rename(caller, old, new, flags)
+
+    def _holds_artifacts(self, prefix: bytes) -> bool:
+        if any(
+            state.shown_copy and key.startswith(prefix + b"/")
+            for key, state in list(self._states.items())
+        ):
+            return True
+        root = b"/proc/self/fd/%d/" % self.nodes.root.descriptor
+        for folder, _, files in os.walk(root + prefix):
+            below = folder[len(root) :]
+            if any(self.fence.manages(below + b"/" + name) for name in files):
+                return True
+        return False
+
+    def _rename_file(
+        self,
+        caller: Caller,
+        old: tuple[Place, ArtifactKey | None],
+        new: tuple[Place, ArtifactKey | None],
+        flags: int,
+    ) -> None:
+        (place, source), (goal, target) = old, new
+        leaving = None
+        if source is not None:
+            leaving = self._departure(self.state(source), caller, "rename")
+        descriptor = self._open_source(place, source)
+        try:
+            if target is not None:
+                done = self._save_onto(caller, target, descriptor, self._path_of(*old), flags)
+                self._follow(place, source, target, done)
+            else:
+                self._copy_to(descriptor, goal, flags)
+        finally:
+            os.close(descriptor)
+        if source is None:
+            os.unlink(place[1], dir_fd=self.nodes.descriptor(place[0]))
+        elif leaving is not None:
+            self._depart(self.state(source), leaving)
+
+    def _path_of(self, place: Place, key: ArtifactKey | None) -> ArtifactKey | None:
+        """Where the attributes of a source are found, below the root."""
+        if key is not None:
+            copy = self.state(key).shown_copy
+            return copy.path if copy is not None else key
+        above = self.nodes.where(place[0])
+        if above is None:
+            return None
+        return ArtifactKey(above + b"/" + place[1] if above else place[1])
+
+    def _open_source(self, place: Place, key: ArtifactKey | None) -> int:
+        if key is not None:
+            copy = self.state(key).shown_copy
+            if copy is not None:
+                return os.open(b"/proc/self/fd/%d" % copy.descriptor, os.O_RDONLY | os.O_CLOEXEC)
+            return self.open_real(key)
+        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+        return os.open(place[1], flags, dir_fd=self.nodes.descriptor(place[0]))
+
+    def _save_onto(
+        self,
+        caller: Caller,
+        target: ArtifactKey,
+        source: int,
+        attributes_of: ArtifactKey | None,
+        flags: int,
+        operation: str = "rename",
+    ) -> Claim:
+        """Make an open file's content the next generation of *target*; the claim after it."""
+        state = self.state(target)
+        if flags & RENAME_NOREPLACE and self.exists(target):
+            raise no_such(errno.EEXIST)
+        process, _ = process_of(caller.pid)
+        copy = state.shown_copy
+        if copy is not None and copy.is_new:
+            claim = copy.claim
+        elif state.deleted is not None:
+            claim = state.deleted.claim
+        elif self.on_disk(target) is None:
+            try:
+                claim = self.fence.claims.absence(target)
+            except CoherenceError as error:
+                raise self.fence.refusal(target, operation, error) from error
+        else:
+            claim = self._claim(target, process, operation)
+
+        def content() -> bytes:
+            return read_exactly(source, os.fstat(source).st_size)
+
+        done = self.fence.save(
+            target, claim, content, operation, process=process, attributes_of=attributes_of
+        )
+        if state.copy is not None:
+            self.replaced(state, state.copy, process)
+        state.deleted, state.replaces = None, False
+        return Claim(SeenRow(done.generation, digest_from(done.digest), done.epoch))
+
+    def _follow(
+        self, place: Place, source: ArtifactKey | None, target: ArtifactKey, done: Claim
+    ) -> None:
+        """Whoever still has the source open for writing goes on writing the target."""
+        if source is not None:
+            copy = self.state(source).shown_copy
+            node = copy.node if copy is not None else None
+        else:
+            above = self.nodes.descriptor(place[0])
+            found = os.stat(place[1], dir_fd=above, follow_symlinks=False)
+            node = self.nodes.find((found.st_dev, found.st_ino))
+        for handle in self.handles_of(node) if node is not None else ():
+            if handle.writable:
+                handle.extra = Late(target, done)
+
+    def _copy_to(self, source: int, goal: Place, flags: int) -> None:
+        """A plain file at *goal* with an artifact's content: its backup."""
+        found = os.fstat(source)
+        name = b"plain-%d" % self.new_handle()
+        wanted = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+        descriptor = os.open(name, wanted, 0o600, dir_fd=self.copies.directory)
+        try:
+            copy_content(source, descriptor)
+            give(descriptor, Attributes.of(source, found))
+            os.utime(descriptor, ns=(found.st_atime_ns, found.st_mtime_ns))
+            above = self.nodes.descriptor(goal[0])
+            renameat2(self.copies.directory, name, above, goal[1], flags & RENAME_NOREPLACE)
+        except BaseException:
+            os.unlink(name, dir_fd=self.copies.directory)
+            raise
+        finally:
+            os.close(descriptor)
+
+    def _replace_by_other(self, caller: Caller, old: Place, new: Place, flags: int) -> None:
+        """A link or a special file takes an artifact's name: the artifact is deleted."""
+        target = self.key_at(*new)
+        if target is not None and self.exists(target):
+            if flags & RENAME_NOREPLACE:
+                raise no_such(errno.EEXIST)
+            state = self.state(target)
+            if self._is_file(state):
+                self._depart(state, self._departure(state, caller, "rename"))
+        if target is not None:
+            self.settle(float("inf"), target)
+            if self.state(target).deleted is None and self.on_disk(target) is not None:
+                found = self.on_disk(target)
+                if found is not None and stat.S_ISREG(found.st_mode):
+                    raise no_such(self.fence.options.refused_errno)
+        super().rename(caller, old, new, flags)
+
+    def _exchange(
+        self,
+        caller: Caller,
+        old: tuple[Place, ArtifactKey | None],
+        new: tuple[Place, ArtifactKey | None],
+    ) -> None:
+        """Two names swap their content; each artifact among them is saved."""
+        process, _ = process_of(caller.pid)
+        sides = []
+        for place, key in (old, new):
+            if not self._is_regular(place, key):
+                raise no_such(errno.EINVAL)
+            descriptor = self._open_source(place, key)
+            try:
+                data = read_exactly(descriptor, os.fstat(descriptor).st_size)
+            finally:
+                os.close(descriptor)
+            sides.append((place, key, data))
+        intents = []
+        for (_, key, _), (place, other, data) in zip(sides, sides[::-1], strict=True):
+            attributes = self._path_of(place, other)
+            if key is not None and attributes is not None:
+                claim = self._claim(key, process, "rename")._replace(by_content=None)
+                intents.append((key, claim, data, attributes))
+        plain = [
+            (here[0], self._open_source(there[0], there[1]))
+            for here, there in zip(sides, sides[::-1], strict=True)
+            if here[1] is None
+        ]
+        try:
+            self.fence.swap(intents)
+            for goal, descriptor in plain:
+                self._copy_to(descriptor, goal, 0)
+        finally:
+            for _, descriptor in plain:
+                os.close(descriptor)
+
+    # ── linking ──────────────────────────────────────────────────────────────
+
+    def link(self, caller: Caller, node: Node, parent: Node, name: bytes) -> Entry:
+        """One more name; to or from an artifact it is a copy, because a commit would split it."""
+        source, target = self.key_of(node), self.key_at(parent, name)
+        if (source is None and target is None) or node.kind != stat.S_IFREG:
+            if target is not None:
+                self._make_room(parent, name)
+            return super().link(caller, node, parent, name)
+        with self.locked(source, target):
+            descriptor = os.open(self.nodes.path(node), os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                if target is None:
+                    self._copy_to(descriptor, (parent, name), RENAME_NOREPLACE)
+                else:
+                    where = self.nodes.where(node)
+                    attributes = None if where is None else ArtifactKey(where)
+                    self._save_onto(
+                        caller, target, descriptor, attributes, RENAME_NOREPLACE, "link"
+                    )
+            finally:
+                os.close(descriptor)
+        return self.lookup(parent, name)

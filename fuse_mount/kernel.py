@@ -1,0 +1,356 @@
+"""The kernel transport: requests of /dev/fuse to calls of the tree, and back.
+
+Owns the device: the handshake, the worker threads, the answers, and the
+notifications to the kernel. Decides nothing: what an operation means is the
+tree's. Every request is answered exactly once, whatever happens while it is
+served; a message that cannot be decoded is answered with EIO.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import logging
+import os
+import struct
+import threading
+from collections.abc import Callable
+
+from fuse_mount import protocol
+from fuse_mount.handles import OpenFiles
+from fuse_mount.kernel_locks import LATER, Answer, Fields, LockRequests
+from fuse_mount.nodes import no_such
+from fuse_mount.protocol import Init, Opcode, ProtocolError, Request
+from fuse_mount.tree import Caller, Change
+
+__all__ = ["Connection"]
+
+_log = logging.getLogger("coherent_volume")
+
+_MAX_WRITE = 1 << 20
+_WORKERS = 6
+_FLOCK_UNLOCK = 2
+_KEEP_CACHE = 2
+
+# Asynchronous reads, locks of both kinds, O_TRUNC within open, large writes, content dropped when a
+# file's time or size changed, parallel operations in one directory, an error of
+# its own for an aborted connection, many pages a request, cached link targets.
+_WANTED = (
+    1 << 0
+    | 1 << 1
+    | 1 << 3
+    | 1 << 5
+    | 1 << 10
+    | 1 << 12
+    | 1 << 15
+    | 1 << 18
+    | 1 << 21
+    | 1 << 22
+    | 1 << 23
+)
+
+_NO_ANSWER = (Opcode.FORGET, Opcode.BATCH_FORGET, Opcode.INTERRUPT)
+
+
+class Connection(LockRequests):
+    """One mount's device, served until it is unmounted."""
+
+    def __init__(self, device: int, tree: OpenFiles) -> None:
+        super().__init__(tree)
+        self.device = device
+        self.started = threading.Event()
+        self._serve: dict[int, Callable[[Request, Fields, memoryview], Answer]] = {
+            Opcode[name.upper()]: getattr(self, f"_{name}")
+            for name in (
+                *("lookup", "getattr", "setattr", "readlink", "symlink", "mknod", "mkdir"),
+                *("unlink", "rmdir", "rename", "rename2", "link", "open", "read", "write"),
+                *("statfs", "release", "fsync", "setxattr", "getxattr", "listxattr"),
+                *("removexattr", "flush", "init", "opendir", "readdir", "releasedir"),
+                *("fsyncdir", "create", "fallocate", "lseek", "copy_file_range"),
+                *("getlk", "setlk", "setlkw"),
+                *("forget", "batch_forget", "interrupt", "destroy", "syncfs"),
+            )
+        }
+
+    # ── the loop ─────────────────────────────────────────────────────────────
+
+    def serve(self) -> None:
+        """Answer requests until the file system is unmounted or aborted."""
+        threads = [
+            threading.Thread(target=self._work, name=f"fuse-{n}", daemon=True)
+            for n in range(1, _WORKERS)
+        ]
+        for thread in threads:
+            thread.start()
+        self._work()
+
+    def _work(self) -> None:
+        buffer = bytearray(_MAX_WRITE + 4096)
+        view = memoryview(buffer)
+        while not self.ended.is_set():
+            try:
+                size = os.readv(self.device, [buffer])
+            except OSError as error:
+                if error.errno in (errno.EINTR, errno.EAGAIN, errno.ENOENT):
+                    continue  # ENOENT: the request was taken back
+                break  # ENODEV: unmounted
+            if size == 0:
+                break
+            self._answer(view[:size])
+        self.ended.set()
+
+    def _answer(self, message: memoryview) -> None:
+        try:
+            request = protocol.request(message)
+        except ProtocolError as error:
+            _log.warning("the kernel sent what cannot be read: %s", error)
+            return
+        error_number, answer = self._served(request)
+        if request.opcode not in _NO_ANSWER and answer is not LATER:
+            self.reply(request.unique, error_number, answer)
+
+    def reply(self, unique: int, error_number: int, answer: Answer) -> None:
+        """Answer one request."""
+        parts = [] if answer is None else [answer] if isinstance(answer, bytes) else list(answer)
+        header = protocol.reply_header(unique, error_number, sum(map(len, parts)))
+        with contextlib.suppress(OSError):  # ENOENT: nobody waits for it any more
+            os.writev(self.device, [header, *parts])
+
+    def _served(self, request: Request) -> tuple[int, Answer]:
+        act = self._serve.get(request.opcode)
+        if act is None:
+            return errno.ENOSYS, None
+        try:
+            fields, rest = protocol.parse(request.opcode, request.body)
+            return 0, act(request, fields, rest)
+        except OSError as error:
+            return error.errno or errno.EIO, None
+        except ProtocolError as error:
+            _log.warning("request %d: %s", request.opcode, error)
+            return errno.EIO, None
+        except Exception:  # noqa: BLE001 - whoever asked must be answered
+            _log.exception("request %d failed", request.opcode)
+            return errno.EIO, None
+
+    def notify(self, message: bytes) -> None:
+        """Send a notification; that the kernel knows nothing of its subject is no error."""
+        with contextlib.suppress(OSError):
+            os.write(self.device, message)
+
+    # ── life ─────────────────────────────────────────────────────────────────
+
+    def _init(self, request: Request, fields: Fields, rest: memoryview) -> Answer:
+        offer = Init(*fields)
+        if offer.major != 7 or offer.minor < 23:
+            raise no_such(errno.EPROTO)
+        self.started.set()
+        return protocol.init_reply(offer, offer.flags & _WANTED, _MAX_WRITE)
+
+    def _destroy(self, request: Request, fields: Fields, rest: memoryview) -> Answer:
+        return None
+
+    def _interrupt(self, request: Request, fields: Fields, rest: memoryview) -> Answer:
+        self.give_up(fields[0])
+        return None
+
+    def _syncfs(self, request: Request, fields: Fields, rest: memoryview) -> Answer:
+        return None
+
+    def _forget(self, request: Request, fields: Fields, rest: memoryview) -> Answer:
+        self.tree.forget(request.node, fields[0])
+        return None
+
+    def _batch_forget(self, request: Request, fields: Fields, rest: memoryview) -> Answer:
+        for node, count in struct.iter_unpack("=QQ", rest[: fields[0] * 16]):
+            self.tree.forget(node, count)
+        return None
+
+    # ── names ────────────────────────────────────────────────────────────────
+
+    def _lookup(self, request: Request, fields: Fields, rest: memoryview) -> Answer:
+        (name,) = protocol.names(rest, 1)
+        return protocol.entry_reply(self.tree.lookup(self.tree.nodes.get(request.node), name))
+
+    def _getattr(self, request: Request, fields: Fields, rest: memoryview) -> Answer:
+        return protocol.attr_reply(*self.tree.getattr(self.tree.nodes.get(request.node)))
+
+    def _setattr(self, request: Request, fields: Fields, rest: memoryview) -> Answer:
+        valid, _, handle, size, _, atime, mtime, _, atime_ns, mtime_ns, _ = fields[:11]
+        change = Change(
+            valid,
+            handle,
+            size,
+            _signed(atime) * 10**9 + atime_ns,
+            _signed(mtime) * 10**9 + mtime_ns,
+            fields[11],
+            fields[13],
+            fields[14],
+        )
+        node = self.tree.nodes.get(request.node)
+        return protocol.attr_reply(*self.tree.setattr(_caller(request), node, change))
+
+    def _readlink(self, request: Request, fields: Fields, rest: memoryview) -> Answer:
+        return self.tree.readlink(self.tree.nodes.get(request.node))
+
+    def _symlink(self, request: Request, fields: Fields, rest: memoryview) -> Answer:
+        name, target = protocol.names(rest, 2)
+        parent = self.tree.nodes.get(request.node)
+        return protocol.entry_reply(self.tree.symlink(_caller(request), parent, name, target))
+
+    def _mknod(self, request: Request, fields: Fields, rest: memoryview) -> Answer:
+        (name,) = protocol.names(rest, 1)
+        parent = self.tree.nodes.get(request.node)
+        entry = self.tree.mknod(_caller(request), parent, name, fields[0], fields[1])
+        return protocol.entry_reply(entry)
+
+    def _mkdir(self, request: Request, fields: Fields, rest: memoryview) -> Answer:
+        (name,) = protocol.names(rest, 1)
+        parent = self.tree.nodes.get(request.node)
+        return protocol.entry_reply(self.tree.mkdir(_caller(request), parent, name, fields[0]))
+
+    def _unlink(self, request: Request, fields: Fields, rest: memoryview) -> Answer:
+        (name,) = protocol.names(rest, 1)
+        self.tree.unlink(_caller(request), self.tree.nodes.get(request.node), name)
+        return None
+
+    def _rmdir(self, request: Request, fields: Fields, rest: memoryview) -> Answer:
+        (name,) = protocol.names(rest, 1)
+        self.tree.rmdir(_caller(request), self.tree.nodes.get(request.node), name)
+        return None
+
+    def _rename(self, request: Request, fields: Fields, rest: memoryview) -> Answer:
+        return self._rename2(request, (fields[0], 0, 0), rest)
+
+    def _rename2(self, request: Request, fields: Fields, rest: memoryview) -> Answer:
+        old, new = protocol.names(rest, 2)
+        source, target = self.tree.nodes.get(request.node), self.tree.nodes.get(fields[0])
+        self.tree.rename(_caller(request), (source, old), (target, new), fields[1])
+        return None
+
+    def _link(self, request: Request, fields: Fields, rest: memoryview) -> Answer:
+        (name,) = protocol.names(rest, 1)
+        node, parent = self.tree.nodes.get(fields[0]), self.tree.nodes.get(request.node)
+        return protocol.entry_reply(self.tree.link(_caller(request), node, parent, name))
+
+    def _statfs(self, request: Request, fields: Fields, rest: memoryview) -> Answer:
+        return protocol.statfs_reply(self.tree.statfs())
+
+    # ── open files ───────────────────────────────────────────────────────────
+
+    def _open(self, request: Request, fields: Fields, rest: memoryview) -> Answer:
+        node = self.tree.nodes.get(request.node)
+        handle = self.tree.open(_caller(request), node, fields[0])
+        flags = _KEEP_CACHE if self.tree.keeps_cache(handle) else 0
+        return protocol.open_reply(handle, flags)
+
+    def _create(self, request: Request, fields: Fields, rest: memoryview) -> Answer:
+        (name,) = protocol.names(rest, 1)
+        parent = self.tree.nodes.get(request.node)
+        entry, handle = self.tree.create(_caller(request), parent, name, fields[0], fields[1])
+        return protocol.entry_reply(entry), protocol.open_reply(handle, 0)
+
+    def _read(self, request: Request, fields: Fields, rest: memoryview) -> Answer:
+        return self.tree.read(fields[0], fields[1], fields[2])
+
+    def _write(self, request: Request, fields: Fields, rest: memoryview) -> Answer:
+        handle, offset, size = fields[:3]
+        if len(rest) < size:
+            raise ProtocolError("a write brings less than it says")
+        written = self.tree.write(_caller(request), handle, offset, rest[:size])
+        return struct.pack("=II", written, 0)
+
+    def _flush(self, request: Request, fields: Fields, rest: memoryview) -> Answer:
+        self.tree.unlock_all(self.tree.nodes.get(request.node), fields[3], is_flock=False)
+        self.tree.flush(_caller(request), fields[0])
+        return None
+
+    def _release(self, request: Request, fields: Fields, rest: memoryview) -> Answer:
+        if fields[2] & _FLOCK_UNLOCK:
+            self.tree.unlock_all(self.tree.nodes.get(request.node), fields[3], is_flock=True)
+        self.tree.release(fields[0])
+        return None
+
+    def _fsync(self, request: Request, fields: Fields, rest: memoryview) -> Answer:
+        self.tree.fsync(fields[0], bool(fields[1] & 1))
+        return None
+
+    def _fallocate(self, request: Request, fields: Fields, rest: memoryview) -> Answer:
+        handle, offset, length, mode, _ = fields
+        self.tree.fallocate(_caller(request), handle, mode, offset, length)
+        return None
+
+    def _lseek(self, request: Request, fields: Fields, rest: memoryview) -> Answer:
+        return struct.pack("=Q", self.tree.lseek(fields[0], fields[1], fields[2]))
+
+    def _copy_file_range(self, request: Request, fields: Fields, rest: memoryview) -> Answer:
+        source, source_at, _, target, target_at, size, _ = fields
+        done = self.tree.copy_range(
+            _caller(request), (source, source_at), (target, target_at), size
+        )
+        return struct.pack("=II", done, 0)
+
+    # ── directories ──────────────────────────────────────────────────────────
+
+    def _opendir(self, request: Request, fields: Fields, rest: memoryview) -> Answer:
+        return protocol.open_reply(self.tree.opendir(self.tree.nodes.get(request.node)), 0)
+
+    def _readdir(self, request: Request, fields: Fields, rest: memoryview) -> Answer:
+        handle, offset, room = fields[:3]
+        packed: list[bytes] = []
+        for name, inode, kind in self.tree.readdir(handle, offset):
+            offset += 1
+            entry = protocol.dirent(inode, offset, kind, name)
+            room -= len(entry)
+            if room < 0:
+                break
+            packed.append(entry)
+        return b"".join(packed)
+
+    def _releasedir(self, request: Request, fields: Fields, rest: memoryview) -> Answer:
+        self.tree.releasedir(fields[0])
+        return None
+
+    def _fsyncdir(self, request: Request, fields: Fields, rest: memoryview) -> Answer:
+        self.tree.fsyncdir(self.tree.nodes.get(request.node))
+        return None
+
+    # ── extended attributes ──────────────────────────────────────────────────
+
+    def _setxattr(self, request: Request, fields: Fields, rest: memoryview) -> Answer:
+        size, flags = fields
+        (name,) = protocol.names(rest, 1)
+        value = bytes(rest[len(name) + 1 :])
+        if len(value) < size:
+            raise ProtocolError("an attribute brings less than it says")
+        self.tree.setxattr(self.tree.nodes.get(request.node), name, value[:size], flags)
+        return None
+
+    def _getxattr(self, request: Request, fields: Fields, rest: memoryview) -> Answer:
+        (name,) = protocol.names(rest, 1)
+        return _sized(self.tree.getxattr(self.tree.nodes.get(request.node), name), fields[0])
+
+    def _listxattr(self, request: Request, fields: Fields, rest: memoryview) -> Answer:
+        found = self.tree.listxattr(self.tree.nodes.get(request.node))
+        return _sized(b"".join(name + b"\0" for name in found), fields[0])
+
+    def _removexattr(self, request: Request, fields: Fields, rest: memoryview) -> Answer:
+        (name,) = protocol.names(rest, 1)
+        self.tree.removexattr(self.tree.nodes.get(request.node), name)
+        return None
+
+
+def _caller(request: Request) -> Caller:
+    return Caller(request.uid, request.gid, request.pid)
+
+
+def _signed(number: int) -> int:
+    return number - (1 << 64) if number >= 1 << 63 else number
+
+
+def _sized(value: bytes, room: int) -> bytes:
+    """*value*, or only its size when no room was given for it."""
+    if room == 0:
+        return struct.pack("=II", len(value), 0)
+    if len(value) > room:
+        raise no_such(errno.ERANGE)
+    return value

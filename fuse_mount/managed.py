@@ -1,0 +1,305 @@
+"""Managed names: what a session holds of each artifact beside its generation.
+
+Owns the state of each artifact in one mount (its working copy, its held
+deletion), the lock around it, and the clock that ends a hold. The session sees
+its own unfinished steps at once, peers see none of them until they are one
+commit. A lock here is taken before the gate, never under it; two of them in the
+order of their keys.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import logging
+import os
+import stat
+import threading
+import time
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from coherent_volume.model import ArtifactKey, Commit, Digest
+from coherent_volume.records import SeenRow
+from coherent_volume.syscalls import openat2
+from fuse_mount.claims import Claim
+from fuse_mount.faces import Faces
+from fuse_mount.fence import Fence
+from fuse_mount.handles import OpenFiles
+from fuse_mount.nodes import Node, no_such
+from fuse_mount.protocol import Attr, Entry
+from fuse_mount.tree import attr_of
+from fuse_mount.working import Copies, WorkingCopy
+
+__all__ = ["GENERATION_ATTR_S", "Hold", "Managed", "State"]
+
+_log = logging.getLogger("coherent_volume")
+_TICK_S = 0.05
+GENERATION_ATTR_S = 1.0
+"""A node belongs to one generation, and each look-up brings its attributes anew."""
+
+
+@dataclass(frozen=True, slots=True)
+class Hold:
+    """A deletion that waits for the content that may follow it."""
+
+    claim: Claim
+    due: float
+
+
+@dataclass(slots=True, eq=False)
+class State:
+    """One artifact as one session has it."""
+
+    key: ArtifactKey
+    lock: threading.RLock = field(default_factory=threading.RLock)
+    copy: WorkingCopy | None = None
+    deleted: Hold | None = None
+    """The session has deleted it; the deletion is not committed yet."""
+    replaces: bool = False
+    """A new copy stands where the session deleted the old one."""
+    empty_due: float = 0.0
+    """When a copy that was only cut off is committed as it is; 0: not."""
+
+    @property
+    def shown_copy(self) -> WorkingCopy | None:
+        """The copy that the session sees in the place of the generation."""
+        copy = self.copy
+        return copy if copy is not None and copy.is_shown else None
+
+
+class Managed(OpenFiles):
+    """Open files, and the state of every artifact that this session has touched."""
+
+    def __init__(self, root: int, descriptors_max: int, fence: Fence) -> None:
+        super().__init__(root, descriptors_max)
+        self.fence = fence
+        self.copies = Copies(fence.parts)
+        self.faces = Faces()
+        self._states: dict[ArtifactKey, State] = {}
+        self._stopped = threading.Event()
+        self._clock = threading.Thread(target=self._tick, name="fuse-clock", daemon=True)
+
+    def start(self) -> None:
+        """Start the clock."""
+        self._clock.start()
+
+    # ── names ────────────────────────────────────────────────────────────────
+
+    def key_at(self, parent: Node, name: bytes) -> ArtifactKey | None:
+        """The artifact that *name* in *parent* may be; None when it is not managed."""
+        if parent.extra is not None:
+            return None
+        above = self.nodes.where(parent)
+        if above is None:
+            return None
+        path = above + b"/" + name if above else name
+        return ArtifactKey(path) if self.fence.manages(path) else None
+
+    def key_of(self, node: Node) -> ArtifactKey | None:
+        """The artifact whose current generation *node* is; ESTALE for an old one."""
+        if node.kind != stat.S_IFREG:
+            return None
+        if isinstance(node.extra, WorkingCopy):
+            return node.extra.key
+        if node.extra is not None:
+            return None
+        # By its last name, and not by the path of its descriptor: a file with two
+        # names may have lost the one that the descriptor was opened by.
+        if node.parent is None:
+            return None
+        key = self.key_at(node.parent, node.name)
+        if key is None:
+            return None
+        found = self.on_disk(key)
+        if found is None or (found.st_dev, found.st_ino) != node.identity:
+            # Displaced by a later generation: whoever came by its name asks again.
+            raise no_such(errno.ESTALE)
+        return key
+
+    def state(self, key: ArtifactKey) -> State:
+        """The state of *key*."""
+        return self._states.get(key) or self._states.setdefault(key, State(key))
+
+    @contextlib.contextmanager
+    def locked(self, *keys: ArtifactKey | None) -> Iterator[None]:
+        """Hold the states of *keys* during the block."""
+        with contextlib.ExitStack() as stack:
+            for key in sorted({key for key in keys if key is not None}):
+                stack.enter_context(self.state(key).lock)
+            yield
+
+    def on_disk(self, key: ArtifactKey) -> os.stat_result | None:
+        """What bears the name in the real tree."""
+        try:
+            return os.stat(key, dir_fd=self.nodes.root.descriptor, follow_symlinks=False)
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+
+    def looked(self, key: ArtifactKey) -> tuple[int, int, int] | None:
+        """What tells one content of the real file from another."""
+        found = self.on_disk(key)
+        return None if found is None else (found.st_ino, found.st_mtime_ns, found.st_size)
+
+    def exists(self, key: ArtifactKey) -> bool:
+        """Whether the session sees a file (or anything else) of this name."""
+        state = self.state(key)
+        if state.shown_copy is not None:
+            return True
+        return state.deleted is None and self.on_disk(key) is not None
+
+    def open_real(self, key: ArtifactKey, flags: int = os.O_RDONLY) -> int:
+        """Open the real file of *key*, through no link."""
+        return openat2(self.nodes.root.descriptor, key, flags | os.O_NONBLOCK)
+
+    def lockable(self, node: Node) -> tuple[bytes, bytes]:
+        """As for any file; an artifact's locks outlive its generations."""
+        try:
+            key = self.key_of(node)
+        except OSError:
+            key = None  # an old generation, held open
+        if key is None:
+            return super().lockable(node)
+        name = b"lock-%08x" % zlib.crc32(key)
+        path = os.path.join(os.fsencode(self.fence.parts.directory), b"mounts", name)
+        with contextlib.suppress(FileExistsError):
+            os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+        return path, name
+
+    # ── faces ────────────────────────────────────────────────────────────────
+
+    def generation_entry(self, key: ArtifactKey, node: Node, found: os.stat_result) -> Entry:
+        """The answer to a look-up that found an artifact's generation."""
+        return Entry(node.id, self.faces.of(key, attr_of(found)), 0.0, GENERATION_ATTR_S)
+
+    def copy_attr(self, copy: WorkingCopy) -> Attr:
+        """The attributes of a working copy: its own, under its generation's number."""
+        attr = attr_of(os.fstat(copy.descriptor if copy.descriptor >= 0 else self._kept(copy)))
+        return attr._replace(ino=copy.shown_inode or self.faces.number(attr.ino), nlink=1)
+
+    def _kept(self, copy: WorkingCopy) -> int:
+        if copy.node is None:
+            raise no_such(errno.ESTALE)
+        return self.nodes.descriptor(copy.node)
+
+    def copy_entry(self, copy: WorkingCopy) -> Entry:
+        """The answer to a look-up that leads to a working copy."""
+        node = copy.node
+        if node is None:
+            raise no_such(errno.ESTALE)
+        self.nodes.again(node)
+        return Entry(node.id, self.copy_attr(copy), 0.0, 0.0)
+
+    # ── copies ───────────────────────────────────────────────────────────────
+
+    def new_copy(self, key: ArtifactKey, claim: Claim, parent: Node | None) -> WorkingCopy:
+        """An empty copy of *key* with a node of its own."""
+        copy = self.copies.new(key, claim)
+        copy.node = self.nodes.add_private(copy, parent, copy.descriptor)
+        copy.shown_inode = self.faces.fresh()
+        return copy
+
+    def commit_copy(self, state: State, copy: WorkingCopy, process: int, operation: str) -> None:
+        """Make the copy's content the next generation; its state is locked."""
+        state.empty_due = 0.0
+        try:
+            done = self._committed(copy, process or copy.opener, operation)
+        except OSError:
+            self.discard(state, copy, refused=True)
+            state.deleted, state.replaces = None, False  # what stands there is seen again
+            raise
+        found = self.on_disk(copy.key)
+        copy.claim = Claim(SeenRow(done.generation, Digest(bytes.fromhex(done.digest)), done.epoch))
+        copy.dirty = copy.has_data = copy.is_new = copy.grows_only = False
+        copy.prepared_until = 0.0
+        copy.version, copy.writer = copy.version + 1, 0
+        copy.base_size = os.fstat(copy.descriptor).st_size
+        state.deleted, state.replaces = None, False
+        if found is not None:
+            copy.looked = (found.st_ino, found.st_mtime_ns, found.st_size)
+            self.faces.succeed(copy.shown_inode, found.st_ino)
+            self.faces.settle(copy.key, found, os.fstat(copy.descriptor))
+        if copy.handles == 0:
+            self.discard(state, copy)
+
+    def _committed(self, copy: WorkingCopy, process: int, operation: str) -> Commit:
+        if copy.grows_only and not copy.is_new:
+            size = os.fstat(copy.descriptor).st_size
+            added = os.pread(copy.descriptor, size - copy.base_size, copy.base_size)
+            return self.fence.append(copy.key, added, process)
+        return self.fence.save(
+            copy.key,
+            copy.claim,
+            copy.content,
+            operation,
+            process=process,
+            attributes_of=copy.path,
+        )
+
+    def discard(self, state: State, copy: WorkingCopy, *, refused: bool = False) -> None:
+        """The copy is no longer its artifact's; its open files keep what they have."""
+        copy.refused = copy.refused or refused
+        if state.copy is copy:
+            state.copy, state.empty_due = None, 0.0
+        self.copies.drop(copy)
+        if copy.node is not None and copy.node.lookups <= 0:
+            self.nodes.forget(copy.node.id, 0)  # the kernel never heard of it
+
+    # ── the clock ────────────────────────────────────────────────────────────
+
+    def _tick(self) -> None:
+        while not self._stopped.wait(_TICK_S):
+            try:
+                self.settle(time.monotonic())
+                self.fence.credit.ripen()
+                self.fence.credit.write_down()
+            except Exception:  # noqa: BLE001 - it must go on ticking
+                _log.exception("the clock of a mount failed")
+
+    def settle(self, until: float, below: bytes = b"") -> None:
+        """End the holds that are due by *until*, of the names that begin with *below*."""
+        due = [
+            state
+            for state in list(self._states.values())
+            if state.key.startswith(below)
+            and (
+                (state.deleted is not None and not state.replaces and state.deleted.due <= until)
+                or 0 < state.empty_due <= until
+            )
+        ]
+        if not due:
+            return
+        with self.locked(*(state.key for state in due)):
+            deletions: dict[ArtifactKey, Claim] = {}
+            for state in due:
+                if state.copy is not None and 0 < state.empty_due <= until:
+                    with contextlib.suppress(OSError):  # nobody waits for it; the reason is noted
+                        self.commit_copy(state, state.copy, 0, "write")
+                elif state.deleted is not None and not state.replaces:
+                    deletions[state.key] = state.deleted.claim
+            if deletions:
+                self.fence.delete(deletions)
+            for key in deletions:
+                self.state(key).deleted = None
+
+    def hold_deletion(self, state: State, claim: Claim) -> None:
+        """The session has deleted the artifact; peers learn of it a little later."""
+        state.deleted = Hold(claim, time.monotonic() + self.fence.options.hold_s)
+        state.replaces = False
+
+    def close(self) -> None:
+        """End every hold, commit what is complete, keep what is not; let go of everything."""
+        self._stopped.set()
+        if self._clock.is_alive():
+            self._clock.join(5.0)
+        for state in list(self._states.values()):
+            with state.lock, contextlib.suppress(OSError):
+                copy = state.copy
+                if copy is not None and copy.dirty:
+                    self.commit_copy(state, copy, 0, "write")
+        self.settle(float("inf"))
+        self.fence.credit.ripen()
+        self.fence.credit.write_down()
+        super().close()
+        self.copies.close()

@@ -1,0 +1,52 @@
+"""Which process stands behind a request: /proc, looked at while the caller waits.
+
+The number in a request is a thread's, and 0 when the kernel itself asks.
+"""
+
+from __future__ import annotations
+
+import os
+
+__all__ = ["keeps_writable", "process_of"]
+
+
+def process_of(thread: int) -> tuple[int, str]:
+    """(process, name of the program); (0, "") when nobody can be found."""
+    try:
+        with open(f"/proc/{thread}/status", "rb") as file:
+            lines = file.read(512).split(b"\n")
+    except OSError:
+        return thread, ""
+    process = thread
+    for line in lines:
+        if line.startswith(b"Tgid:"):
+            process = int(line[5:])
+            break
+    return process, os.fsdecode(lines[0].partition(b"\t")[2])
+
+
+def keeps_writable(process: int, key: bytes) -> bool:
+    """Whether *process* has another descriptor open for writing to the file *key*.
+
+    A shell that redirects several commands to one file closes a descriptor for
+    each of them; the save is done when the last one is closed. The name is
+    compared by its end, because the mount may lie anywhere in its name space.
+    """
+    folder = f"/proc/{process}/fd"
+    ending = b"/" + key
+    try:
+        numbers = os.listdir(folder)
+    except OSError:
+        return False  # it is ending, or it is another user's
+    for number in numbers:
+        try:
+            if not os.fsencode(os.readlink(f"{folder}/{number}")).endswith(ending):
+                continue
+            with open(f"/proc/{process}/fdinfo/{number}", "rb") as file:
+                text = file.read()
+        except OSError:
+            continue
+        flags = next((x for x in text.split(b"\n") if x.startswith(b"flags:")), b"flags:\t0")
+        if int(flags[6:], 8) & os.O_ACCMODE != os.O_RDONLY:
+            return True
+    return False

@@ -1,0 +1,212 @@
+"""Working copies: what a session has written of an artifact and not committed yet.
+
+Owns the private files below ``.coherence/mounts/TOKEN`` and their index, by
+which a later mount finds what a killed one left behind. A copy belongs to one
+session and one artifact, rests on one claim, and is a node of its own: readers
+of the generation never see it. Decides nothing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import threading
+import time
+from collections.abc import Iterator
+
+from coherent_volume.attributes import Attributes, give
+from coherent_volume.digest import digest_of
+from coherent_volume.errors import CoherenceError
+from coherent_volume.files import chunks_of, read_exactly
+from coherent_volume.locks import is_present
+from coherent_volume.model import ArtifactKey
+from coherent_volume.parts import VolumeParts
+from coherent_volume.staging import copy_content
+from fuse_mount.claims import Claim
+from fuse_mount.nodes import Node
+
+__all__ = ["Copies", "WorkingCopy", "kept_of_the_dead"]
+
+_FOLDER = ".coherence/mounts"
+_PREPARED_S = 1.0
+_IN_MEMORY = 16 << 20
+
+
+class WorkingCopy:
+    """One artifact's uncommitted content; guarded by the lock of its artifact's state."""
+
+    __slots__ = (
+        "base_size", "claim", "descriptor", "dirty", "discarded", "grows_only", "handles",
+        "has_data", "is_new", "key", "looked", "name", "node", "opener", "prepared_until",
+        "refused",
+        "shown_inode",
+        "version",
+        "writer",
+    )  # fmt: skip
+
+    def __init__(self, key: ArtifactKey, claim: Claim, name: bytes, descriptor: int) -> None:
+        self.key = key
+        self.claim = claim
+        self.name = name
+        self.descriptor = descriptor
+        self.node: Node | None = None
+        self.is_new = False
+        """The name is not on disk: nobody else sees it until it is committed."""
+        self.dirty = False
+        self.has_data = False
+        """Something was written, not only cut off: a complete save."""
+        self.discarded = False
+        """It is no longer its artifact's: refused, removed or replaced."""
+        self.refused = False
+        """It was refused: whoever still writes to it must hear of it."""
+        self.grows_only = False
+        """Everything written so far was appended."""
+        self.base_size = 0
+        self.handles = 0
+        self.version = 0
+        """Grows with each commit of it."""
+        self.opener = 0
+        """The process that last opened it for writing."""
+        self.writer = 0
+        """The process whose uncommitted content it holds; 0: nobody's."""
+        self.prepared_until = 0.0
+        self.looked: tuple[int, int, int] | None = None
+        """Inode, time and size of the file that it was made from; None: there was none."""
+        self.shown_inode = 0
+
+    @property
+    def is_shown(self) -> bool:
+        """Whether the session sees it in the place of the generation."""
+        return not self.discarded and (
+            self.dirty or self.is_new or time.monotonic() < self.prepared_until
+        )
+
+    def prepare(self) -> None:
+        """Let the next look-up lead to it: the kernel is asked to open once more."""
+        self.prepared_until = time.monotonic() + _PREPARED_S
+
+    def changed(self, *, data: bool) -> None:
+        """It holds something to commit; *data*: more than a truncation."""
+        self.dirty = True
+        self.has_data = self.has_data or data
+
+    def content(self) -> bytes | Iterator[bytes]:
+        """All of it."""
+        size = os.fstat(self.descriptor).st_size
+        if size <= _IN_MEMORY:
+            return read_exactly(self.descriptor, size)
+        return chunks_of(self.descriptor)
+
+    @property
+    def path(self) -> ArtifactKey:
+        """Where its file lies, below the root."""
+        return ArtifactKey(self.name)
+
+
+class Copies:
+    """The private files of one mount."""
+
+    def __init__(self, parts: VolumeParts) -> None:
+        self._parts = parts
+        self._lock = threading.Lock()
+        self._number = 0
+        self._folder = os.path.join(os.fsencode(_FOLDER), os.fsencode(parts.staging.token))
+        self._path = os.path.join(parts.root.path, self._folder)
+        os.makedirs(self._path, mode=0o700, exist_ok=True)
+        self.directory = os.open(self._path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        self._index = os.open(
+            b"index", os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600,
+            dir_fd=self.directory,
+        )  # fmt: skip
+
+    def new(self, key: ArtifactKey, claim: Claim) -> WorkingCopy:
+        """An empty copy."""
+        with self._lock:
+            self._number += 1
+            name = b"%d" % self._number
+        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+        descriptor = os.open(name, flags, 0o600, dir_fd=self.directory)
+        line = {
+            "copy": name.decode(),
+            "path": os.fsdecode(key),
+            "base": claim.base.generation if claim.base else 0,
+            "session": self._parts.session.name,
+        }
+        os.write(self._index, json.dumps(line).encode() + b"\n")
+        return WorkingCopy(key, claim, os.path.join(self._folder, name), descriptor)
+
+    def fill(self, copy: WorkingCopy, source: int) -> None:
+        """Give *copy* the bytes and the attributes of an open file.
+
+        The bytes also when it is about to be cut off: another program of the
+        session may open the copy before that.
+        """
+        found = os.fstat(source)
+        copy_content(source, copy.descriptor)
+        copy.base_size = found.st_size
+        give(copy.descriptor, Attributes.of(source, found))
+        os.utime(copy.descriptor, ns=(found.st_atime_ns, found.st_mtime_ns))
+        copy.looked = (found.st_ino, found.st_mtime_ns, found.st_size)
+
+    def drop(self, copy: WorkingCopy) -> None:
+        """Remove *copy*; whoever has it open keeps what is left of it."""
+        copy.discarded = True
+        descriptor, copy.descriptor = copy.descriptor, -1
+        if descriptor >= 0:
+            os.close(descriptor)
+            with contextlib.suppress(OSError):
+                os.unlink(os.path.basename(copy.name), dir_fd=self.directory)
+
+    def close(self) -> None:
+        """Remove the private directory; everything in it was committed or kept."""
+        os.close(self._index)
+        for name in os.listdir(self.directory):
+            with contextlib.suppress(OSError):
+                os.unlink(name, dir_fd=self.directory)
+        os.close(self.directory)
+        with contextlib.suppress(OSError):
+            os.rmdir(self._path)
+
+
+def kept_of_the_dead(parts: VolumeParts) -> list[str]:
+    """Move what killed mounts left uncommitted to ``refused/``; where it is now."""
+    above = os.path.join(os.fsdecode(parts.root.path), _FOLDER)
+    kept: list[str] = []
+    try:
+        tokens = sorted(os.listdir(above))
+    except OSError:
+        return kept
+    for token in tokens:
+        # Alive or not is told by the lock of its presence, as for stages.
+        if token == parts.staging.token or is_present(
+            os.path.join(parts.directory, "sessions", token)
+        ):
+            continue
+        kept += _keep_all(parts, os.path.join(above, token))
+    return kept
+
+
+def _keep_all(parts: VolumeParts, folder: str) -> list[str]:
+    kept = []
+    with contextlib.suppress(OSError), open(os.path.join(folder, "index"), "rb") as file:
+        for line in file:
+            with contextlib.suppress(OSError, ValueError, KeyError, CoherenceError):
+                kept += _keep_one(parts, folder, json.loads(line))
+    with contextlib.suppress(OSError):
+        for name in os.listdir(folder):
+            os.unlink(os.path.join(folder, name))
+        os.rmdir(folder)
+    return kept
+
+
+def _keep_one(parts: VolumeParts, folder: str, line: dict[str, str | int]) -> list[str]:
+    with open(os.path.join(folder, os.path.basename(str(line["copy"]))), "rb") as file:
+        content = file.read()
+    key = ArtifactKey(os.fsencode(str(line["path"])))
+    digest = digest_of(content)
+    row = parts.sidecar.artifact(key)
+    if not content or (row is not None and parts.sidecar.knows_digest(row.id, digest)):
+        return []  # an unchanged copy: its content is a generation
+    who, base = str(line["session"]), int(line["base"])
+    return [parts.staging.keep(key, content, who, base, digest)]

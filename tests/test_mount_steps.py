@@ -1,0 +1,156 @@
+"""Hazard: a saver of several steps shows peers a hole, half a file, or two generations."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+
+import pytest
+from harness.mounted import mounts_of, needs_fuse
+
+pytestmark = needs_fuse
+
+OLD = b"old line\n" * 500
+NEW = b"new line, and longer\n" * 500
+
+SAVERS = {
+    "in place": "cat ../new > plans/plan.md",
+    "slowly": "{ head -c 3000 ../new; sleep 0.1; tail -c +3001 ../new; } > plans/plan.md",
+    "unlink and create": "rm plans/plan.md; sleep 0.1; cat ../new > plans/plan.md",
+    "backup and create": "mv plans/plan.md plans/plan.md~; sleep 0.1; cat ../new > plans/plan.md",
+    "truncate, then write": ": > plans/plan.md; sleep 0.1; cat ../new >> plans/plan.md",
+    "temp and rename": "cat ../new > t; mv t plans/plan.md",
+    "twice opened": "exec 3>plans/plan.md; head -c 3000 ../new >&3; sleep 0.1;"
+    " tail -c +3001 ../new >&3; exec 3>&-",
+}
+
+
+@pytest.fixture
+def place(root, tmp_path, volume):
+    """Alice's mount and bob, over a plan of many lines."""
+    (root / "plans" / "plan.md").write_bytes(OLD)
+    (tmp_path / "new").write_bytes(NEW)
+    bob = volume("bob")
+    with mounts_of(root, tmp_path, reflex_s=0.1) as mounted:
+        yield mounted("alice"), bob
+
+
+class Watcher:
+    """Reads the real file again and again, as a peer would."""
+
+    def __init__(self, path):
+        self._path = path
+        self._stop = threading.Event()
+        self.seen = set()
+        self._thread = threading.Thread(target=self._watch)
+
+    def _watch(self):
+        while not self._stop.is_set():
+            try:
+                content = self._path.read_bytes()
+            except FileNotFoundError:
+                content = None
+            self.seen.add({OLD: "old", NEW: "new", None: "hole"}.get(content, "half"))
+
+    def __enter__(self):
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_):
+        self._stop.set()
+        self._thread.join()
+
+
+@pytest.mark.parametrize("saver", SAVERS)
+def test_peers_see_the_old_content_or_the_new_and_one_generation(place, root, saver):
+    alice, bob = place
+    alice.ok("cat plans/plan.md; sleep 0.15")
+    with Watcher(root / "plans" / "plan.md") as watcher:
+        alice.ok(SAVERS[saver])
+        alice.ok("sleep 0.3")
+    assert watcher.seen <= {"old", "new"}
+    assert (root / "plans" / "plan.md").read_bytes() == NEW
+    assert [each.generation for each in bob.log("plans/plan.md")][:1] == [1]
+
+
+def test_a_temporary_file_renamed_while_open_goes_on_as_the_artifact(place, root):
+    alice, bob = place
+    alice.ok("cat plans/plan.md")
+    with open(alice.where / "t", "wb", buffering=0) as file:
+        file.write(b"first\n")
+        os.rename(alice.where / "t", alice.where / "plans" / "plan.md")
+        assert (root / "plans" / "plan.md").read_bytes() == b"first\n"
+        file.write(b"second\n")
+        assert (root / "plans" / "plan.md").read_bytes() == b"first\n"
+    assert (root / "plans" / "plan.md").read_bytes() == b"first\nsecond\n"
+    assert bob.log("plans/plan.md", limit=1)[0].generation == 2
+
+
+def test_two_artifacts_are_exchanged_in_one_commit(place, root):
+    import ctypes
+
+    alice, bob = place
+    bob.create("plans/other.md", b"other\n")
+    alice.ok("cat plans/plan.md plans/other.md")
+    one, two = (bytes(alice.where / "plans" / name) for name in ("plan.md", "other.md"))
+    assert ctypes.CDLL(None).renameat2(-100, one, -100, two, 2) == 0
+    assert (root / "plans" / "plan.md").read_bytes() == b"other\n"
+    assert (root / "plans" / "other.md").read_bytes() == OLD
+
+
+def test_a_link_takes_an_artifacts_name_as_a_deletion(place, root):
+    alice, bob = place
+    alice.ok(
+        "cat plans/plan.md; ln -s ../elsewhere l; mv -T l plans/plan.md; readlink plans/plan.md"
+    )
+    assert (root / "plans" / "plan.md").is_symlink()
+    assert bob.log("plans/plan.md", limit=1)[0].kind == "delete"
+
+
+def test_a_directory_takes_the_name_of_an_artifact_that_was_deleted(place, root):
+    alice, _ = place
+    alice.ok("cat plans/plan.md; rm plans/plan.md; mkdir plans/plan.md; touch plans/plan.md/x")
+    assert (root / "plans" / "plan.md").is_dir()
+
+
+def test_a_deletion_that_a_peer_overtakes_is_dropped_and_noted(place, root):
+    alice, bob = place
+    alice.ok("cat plans/plan.md")
+    bob.read("plans/plan.md")
+    (alice.where / "plans" / "plan.md").unlink()
+    bob.write("plans/plan.md", b"by bob\n")
+    deadline = time.monotonic() + 5
+    while not (alice.where / "plans" / "plan.md").exists() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert (alice.where / "plans" / "plan.md").read_bytes() == b"by bob\n"
+    assert "bob committed" in alice.ok("cat .coherence/why/plans/plan.md")
+
+
+def test_programs_of_one_session_do_not_lose_each_others_saves(place, root):
+    alice, _ = place
+    path = alice.where / "plans" / "plan.md"
+    alice.ok("cat plans/plan.md; sleep 0.15")
+    with path.open("r+b", buffering=0) as mine:
+        alice.ok("echo theirs > plans/plan.md")
+        with pytest.raises(PermissionError):
+            mine.write(b"mine")
+    assert (root / "plans" / "plan.md").read_bytes() == b"theirs\n"
+
+
+def test_no_descriptors_are_left_over(place):
+    from fuse_mount import mounts
+
+    alice, bob = place
+    (info,) = mounts(bob.root)
+
+    def opened():
+        return len(os.listdir(f"/proc/{info.pid}/fd"))
+
+    for turn in range(30):
+        (alice.where / "plans" / "plan.md").write_bytes(b"%d" % turn)
+        os.truncate(alice.where / "plans" / "plan.md", 1)
+        if turn == 9:
+            before = opened()
+    # The kernel forgets nodes when it likes; what it keeps is a few each.
+    assert opened() < before + 60
