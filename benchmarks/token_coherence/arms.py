@@ -28,9 +28,20 @@ class Arm:
     delta: bool = False
 
     @property
-    def coherent(self) -> bool:
-        """Whether it must come out without stale reads and lost updates."""
-        return self.reads in {"always", "validate"}
+    def faults(self) -> tuple[str, ...]:
+        """What must not come out of it: see ``audit`` for the words.
+
+        Whoever names a base loses nothing, however old the copy was; only who asks
+        at each read never acts on a stale one; and only these caches are modelled.
+        """
+        found = ["torn", "failed", "gaps"]
+        if not self.overwrites:
+            found += ["lost", "mislabelled"]
+        if self.reads in {"always", "validate"}:
+            found += ["stale"]
+        if self.reads != "own":
+            found += ["beyond_bound", "unpredicted"]
+        return tuple(found)
 
 
 ARMS = {

@@ -20,7 +20,7 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -77,13 +77,10 @@ class Outcome:
         """The share of reads that handed over no content."""
         return self.hits / self.reads if self.reads else 0.0
 
-    def faults(self) -> dict[str, int]:
-        """What must not be in a coherent arm, where it is not 0."""
-        names = ("stale", "lost", "torn", "mislabelled", "gaps", "failed", "beyond_bound")
-        found = {name: count for name, count in asdict(self).items() if name in names and count}
-        if self.predicted is not None and self.predicted != self.content:
-            found["unpredicted"] = self.content - self.predicted
-        return found
+    @property
+    def unpredicted(self) -> int:
+        """How far the model's misses are from the measured ones; 0 where it foresees none."""
+        return 0 if self.predicted is None else abs(self.content - self.predicted)
 
 
 def read_logs(logs: Iterable[Path]) -> list[Record]:
@@ -168,7 +165,7 @@ def _lost(records: list[Record], path: Path) -> int:
 
 
 def _mislabelled(record: Record) -> bool:
-    return record["kind"] == "content" and record["said"] != record["generation"]
+    return bool(record["kind"] == "content" and record["said"] != record["generation"])
 
 
 def _replay(model: Model, file: int, records: list[Record]) -> None:

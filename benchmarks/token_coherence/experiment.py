@@ -6,7 +6,6 @@ import math
 import random
 import shutil
 import tempfile
-from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,11 +19,26 @@ from benchmarks.token_coherence.arms import ARMS
 from benchmarks.token_coherence.audit import Outcome, audit, read_logs
 from benchmarks.token_coherence.crew import Crew
 from benchmarks.token_coherence.document import first
-from benchmarks.token_coherence.model import SYNCHRONOUS, Rules, run
+from benchmarks.token_coherence.model import NOTIFIED, SYNCHRONOUS, run
 from benchmarks.token_coherence.scenarios import BYTES_PER_TOKEN, Scenario
+from benchmarks.token_coherence.tables import broadcast_cost
 from benchmarks.token_coherence.trace import Trace, draw, save
 
 __all__ = ["Cell", "Laboratory", "broadcast_due", "workplace"]
+
+COUNTED = (
+    "reads",
+    "writes",
+    "content",
+    "unchanged",
+    "refused",
+    "busy",
+    "signals",
+    "stale",
+    "lost",
+    "torn",
+    "upload_bytes",
+)
 
 
 @contextmanager
@@ -57,17 +71,15 @@ class Cell:
         """Return the standard deviation of one figure over the runs."""
         return pstdev(map(figure, self.outcomes))
 
-    def modelled(self, rules: Rules = SYNCHRONOUS) -> list[float]:
-        """Return what the model with *rules* makes of the same traces, in tokens."""
-        return [run(trace, rules).tokens for trace in self.traces]
+    def modelled(self) -> float:
+        """Return what the model of such copies makes of the same traces, in tokens."""
+        rules = NOTIFIED if ARMS[self.arm].reads == "notices" else SYNCHRONOUS
+        return fmean(run(trace, rules).tokens for trace in self.traces)
 
     def faults(self) -> dict[str, int]:
-        """Return all that must not be in a coherent arm, summed over the runs."""
-        found: dict[str, int] = defaultdict(int)
-        for outcome in self.outcomes:
-            for name, count in outcome.faults().items():
-                found[name] += abs(count)
-        return dict(found)
+        """Return what the arm must not show and did, summed over the runs."""
+        sums = {n: sum(getattr(o, n) for o in self.outcomes) for n in ARMS[self.arm].faults}
+        return {name: count for name, count in sums.items() if count}
 
     def latency_us(self, kind: str, quantile: float) -> float | None:
         """Return a quantile of the replies of one kind; None when there were none."""
@@ -76,8 +88,7 @@ class Cell:
 
     def as_dict(self) -> dict[str, Any]:
         """Return the means, the faults and the latencies as plain values."""
-        counted = ("reads", "writes", "content", "unchanged", "refused", "busy", "signals")
-        counted += ("stale", "lost", "torn", "upload_bytes")
+        outcomes = self.outcomes
         kinds = ("unchanged", "content", "write", "refused")
         return {
             "scenario": self.scenario.name,
@@ -91,9 +102,9 @@ class Cell:
             },
             "wire_tokens": self.mean(lambda o: o.wire_tokens),
             "hit_rate": self.mean(lambda o: o.hit_rate),
-            "synchronous_model_tokens": fmean(self.modelled()),
-            **{name: self.mean(lambda o, name=name: getattr(o, name)) for name in counted},
-            "faults": self.faults() if ARMS[self.arm].coherent else {},
+            "model_tokens": self.modelled(),
+            **{name: fmean(getattr(outcome, name) for outcome in outcomes) for name in COUNTED},
+            "faults": self.faults(),
             "latency_us": {
                 kind: {"p50": self.latency_us(kind, 0.5), "p99": self.latency_us(kind, 0.99)}
                 for kind in kinds
@@ -111,9 +122,7 @@ class Laboratory:
         self._agents = 0
         self._made = 0
 
-    def cell(
-        self, scenario: Scenario, arm: str, runs: int, mode: str = "lockstep"
-    ) -> Cell:
+    def cell(self, scenario: Scenario, arm: str, runs: int, mode: str = "lockstep") -> Cell:
         """Run *arm* on the first *runs* traces of *scenario*."""
         traces = tuple(draw(scenario, scenario.seed + number) for number in range(runs))
         outcomes = tuple(self.run(trace, arm, lockstep=mode == "lockstep") for trace in traces)
@@ -170,9 +179,5 @@ def _lay_out(volume: Path, sizes: Sequence[int], seed: int) -> list[Path]:
 
 
 def broadcast_due(trace: Trace, outcome: Outcome) -> int:
-    """Return what broadcast must cost, to the token: every file to everybody after each step,
-    the reads of the first step, which nobody has a copy for, and those after refusals.
-    """
-    cold = sum(trace.sizes[action.file] for action in trace.steps[0]) if trace.steps else 0
-    pushed = trace.agents * len(trace.steps) * sum(trace.sizes)
-    return pushed + cold + outcome.refused_tokens
+    """Return what broadcast must cost, to the token; reads after refusals come on top."""
+    return broadcast_cost(trace) + outcome.refused_tokens

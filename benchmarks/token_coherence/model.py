@@ -22,7 +22,17 @@ from typing import Literal
 
 from benchmarks.token_coherence.trace import Trace
 
-__all__ = ["PAPER", "SIGNAL_TOKENS", "SYNCHRONOUS", "Model", "Rules", "Strategy", "Tally", "run"]
+__all__ = [
+    "NOTIFIED",
+    "PAPER",
+    "SIGNAL_TOKENS",
+    "SYNCHRONOUS",
+    "Model",
+    "Rules",
+    "Strategy",
+    "Tally",
+    "run",
+]
 
 SIGNAL_TOKENS = 12
 PATIENCE_STEPS = 5
@@ -46,7 +56,10 @@ class Rules:
 
 
 PAPER = Rules()
+NOTIFIED = Rules(late_signals_kill=False, stranding=False)
+"""Copies are trusted until the next step brings the signal; late signals are ignored."""
 SYNCHRONOUS = Rules(latency=0, late_signals_kill=False, stranding=False)
+"""Every read is validated."""
 
 
 @dataclass

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
+from typing import Any
 
 from benchmarks.token_coherence.measured import Section
 from benchmarks.token_coherence.report import savings
@@ -18,7 +19,7 @@ INK, OURS, THEIRS, MUTED = "#1f2933", "#0b6e4f", "#c05621", "#7b8794"
 def missing() -> str | None:
     """Say what to do when matplotlib is absent; None: it is there."""
     try:
-        import matplotlib as _  # noqa: F401
+        import matplotlib as mpl  # noqa: F401
     except ImportError:
         return "matplotlib is not installed: no plots (pip install 'coherent-volume[plots]')"
     return None
@@ -36,10 +37,10 @@ def draw_all(directory: Path, cells: Sequence[Line], sections: Mapping[str, Sect
     return ["savings_by_volatility.svg", "cost_by_agents.svg"]
 
 
-def _axes(title: str, x: str, y: str):  # noqa: ANN202 - matplotlib is not there for the types
-    from matplotlib import pyplot
+def _axes(title: str, x: str, y: str) -> tuple[Any, Any]:
+    from matplotlib import pyplot as plt
 
-    figure, axes = pyplot.subplots(figsize=(7, 4.2), layout="constrained")
+    figure, axes = plt.subplots(figsize=(7, 4.2), layout="constrained")
     axes.set_title(title, loc="left", color=INK, fontsize=12)
     axes.set_xlabel(x, color=INK)
     axes.set_ylabel(y, color=INK)
@@ -48,11 +49,11 @@ def _axes(title: str, x: str, y: str):  # noqa: ANN202 - matplotlib is not there
     return figure, axes
 
 
-def _keep(figure, path: Path) -> None:  # noqa: ANN001 - as above
-    from matplotlib import pyplot
+def _keep(figure: Any, path: Path) -> None:
+    from matplotlib import pyplot as plt
 
     figure.savefig(path, metadata={"Date": None, "Creator": None})
-    pyplot.close(figure)
+    plt.close(figure)
     # The writer leaves blanks at the ends of lines.
     text = "\n".join(line.rstrip() for line in path.read_text().splitlines())
     path.write_text(text + "\n")

@@ -22,9 +22,9 @@ __all__ = [
     "RUNS",
     "Figure",
     "Line",
+    "as_dicts",
     "broadcast_cost",
     "closed_form",
-    "as_dicts",
     "extras",
     "figures",
     "lines",
@@ -46,7 +46,7 @@ class Figure:
 
     def printed_as(self, model: str) -> str:
         """Return the figure with the digits, and the deviation, that *model* is printed with."""
-        digits = len(model.split(" ")[0].partition(".")[2])
+        digits = len(model.split(" ", maxsplit=1)[0].partition(".")[2])
         text = f"{self.mean:.{digits}f}"
         return f"{text} ±{self.sd:.{digits}f}" if "±" in model else text
 
