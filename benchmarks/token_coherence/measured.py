@@ -31,6 +31,8 @@ class Amounts:
     runs: int = 10
     sweep_runs: int = 5
     population: int = 1000
+    length: int = 40
+    """Steps of every workload, save where the steps are what is varied."""
     agents: tuple[int, ...] = (2, 4, 8, 16)
     steps: tuple[int, ...] = (5, 10, 20, 40, 50, 100)
     sizes: tuple[int, ...] = SIZES
@@ -82,9 +84,10 @@ Plan = list[tuple[str, str, list[tuple[Scenario, str, str]], int]]
 
 def _plan(amounts: Amounts) -> Plan:
     """Return all sections: name, title, (scenario, arm, mode) of each cell, runs of each."""
-    a, base = SCENARIOS["A"], CANONICAL
-    scenarios = [(s, arm, "lockstep") for s in SCENARIOS.values() for arm in ARMS_IN_LOCKSTEP]
-    at_large = [(s, arm, "free") for s in SCENARIOS.values() for arm in ARMS_AT_LARGE]
+    a, base = (each.but(steps=amounts.length) for each in (SCENARIOS["A"], CANONICAL))
+    four = [each.but(steps=amounts.length) for each in SCENARIOS.values()]
+    scenarios = [(s, arm, "lockstep") for s in four for arm in ARMS_IN_LOCKSTEP]
+    at_large = [(s, arm, "free") for s in four for arm in ARMS_AT_LARGE]
 
     def sweep(
         varied: Iterable[Scenario], arms: Sequence[str] = ("broadcast", "strict")
@@ -95,7 +98,7 @@ def _plan(amounts: Amounts) -> Plan:
     agents = [base.but(name=f"n={n}", agents=n) for n in amounts.agents]
     steps = [a.but(name=f"S={s}", steps=s) for s in amounts.steps]
     sizes = [a.but(name=f"{size} tokens", sizes=(size,) * 3) for size in amounts.sizes]
-    zipf = [s.but(name=f"{s.name}, Zipf", zipf=ZIPF) for s in SCENARIOS.values()]
+    zipf = [s.but(name=f"{s.name}, Zipf", zipf=ZIPF) for s in four]
     few = amounts.sweep_runs
     return [
         ("scenarios", "Scenarios A to D, in lockstep", scenarios, amounts.runs),
