@@ -18,13 +18,31 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from benchmarks import contention, latency, machine, refusals, scale, startup
+from benchmarks import (
+    contention,
+    feed,
+    latency,
+    machine,
+    refusals,
+    scale,
+    startup,
+    transactions,
+)
 from benchmarks.incumbent import Incumbent, find
 from benchmarks.settings import Context, Settings
 from benchmarks.table import Row, render, rows_as_json
 from benchmarks.workers import WorkerFailedError
 
-SECTIONS = ("reads", "writes", "refusals", "counter", "scale", "startup")
+SECTIONS = (
+    "reads",
+    "writes",
+    "refusals",
+    "transactions",
+    "counter",
+    "scale",
+    "startup",
+    "feed",
+)
 LEGEND = """\
 plain: open/read/close; temp + fsync + rename + fsync of the directory (durable); temp + replace
 (process); flock around the same (counter). ratio: ours to plain, median over alternating blocks,
@@ -75,12 +93,16 @@ def _parts(
         yield "Updating", lambda: latency.updates(context)
     if "refusals" in wanted:
         yield "Being refused", lambda: refusals.refusals(context)
+    if "transactions" in wanted:
+        yield "Several files at once", lambda: transactions.transactions(context)
     if "counter" in wanted:
         yield "Contending", lambda: contention.counters(context, incumbent)
     if "scale" in wanted:
         yield "Many artifacts", lambda: scale.volumes(context, incumbent)
     if "startup" in wanted:
         yield "Starting", lambda: startup.starts(context, incumbent)
+    if "feed" in wanted:
+        yield "Following", lambda: feed.feeds(context)
 
 
 def _measure(

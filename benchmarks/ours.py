@@ -19,6 +19,7 @@ __all__ = [
     "age",
     "commit_files",
     "lay_out",
+    "lay_out_history",
     "make_volume",
     "open_volume",
 ]
@@ -51,6 +52,32 @@ def commit_files(root: Path, names: list[str], content: Callable[[int], bytes]) 
     with open_volume(root) as volume:
         for number, name in enumerate(names):
             volume.write(name, content(number), overwrite=True)
+
+
+def lay_out_history(volume: CoherentVolume, generations: int, sessions: int) -> None:
+    """Put *generations* into the records, a hundred to an artifact, and the views of *sessions*."""
+    parts = volume._parts
+    database = parts.sidecar.database
+    now = time.time_ns()
+    artifacts = range(10**6, 10**6 + -(-generations // 100))
+    with parts.gate.held(10.0), database.transaction(durable=False) as connection:
+        connection.executemany(
+            "INSERT INTO artifact VALUES (?, ?, 100, zeroblob(16), 5, 0, ?, 0)",
+            [(number, b"files/old/%d" % number, parts.boot) for number in artifacts],
+        )
+        connection.executemany(
+            "INSERT INTO history (artifact, generation, base, kind, session, at, digest, size,"
+            " companions, content)"
+            " VALUES (?, ?, ?, 'write', ?, ?, zeroblob(16), 5, 0, zeroblob(5))",
+            [
+                (artifacts[number // 100], number % 100 + 1, number % 100, f"s{number % 97}", now)
+                for number in range(generations)
+            ],
+        )
+        connection.executemany(
+            "INSERT INTO observation VALUES (?, ?, 100, zeroblob(16), 0)",
+            [(f"s{who}", number) for who in range(sessions) for number in artifacts[:20]],
+        )
 
 
 def age() -> None:

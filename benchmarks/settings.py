@@ -29,6 +29,8 @@ class Settings:
     scale_blocks: int = 3
     startup_runs: int = 15
     sustained_writes: int = 200
+    wake_ups: int = 200
+    history_lengths: tuple[int, ...] = (100, 10_000, 100_000)
 
     @classmethod
     def quick(cls) -> Settings:
@@ -42,6 +44,7 @@ class Settings:
             scale_blocks=1,
             startup_runs=4,
             sustained_writes=50,
+            wake_ups=40,
         )
 
     def read_plan(self, size: int) -> Plan:

@@ -8,7 +8,13 @@ from typing import Annotated, Any
 import typer
 
 # Imported for what they register; the order is that of the groups in the help.
-from cli import grammar_content, grammar_views, grammar_volume  # noqa: F401
+from cli import (  # noqa: F401
+    grammar_content,
+    grammar_feed,
+    grammar_history,
+    grammar_views,
+    grammar_volume,
+)
 from cli.call import PROGRAM, Call, CommandLineError, Common
 from cli.grammar import app
 

@@ -22,7 +22,7 @@ from cli.place import below_root, opened
 from cli.streams import warn
 from coherent_volume.errors import ConflictError, UsageError, printable
 
-__all__ = ["CommandError", "edit", "update"]
+__all__ = ["CommandError", "edit", "run_command", "update"]
 
 _RETRIES = 16
 
@@ -58,7 +58,7 @@ def update(common: Common, path: str, command: list[str]) -> Reply:
     where = below_root(path)
 
     def derive(content: bytes) -> bytes:
-        return _run(path, command, input=content, stdout=subprocess.PIPE)
+        return run_command(path, command, input=content, stdout=subprocess.PIPE)
 
     with opened(common) as place:
         return render.commit(place.volume.update(where, derive, retries=_RETRIES, renew=False))
@@ -70,7 +70,7 @@ def edit(common: Common, path: str, command: list[str]) -> Reply:
 
     def derive(content: bytes) -> bytes:
         copy = copies.enter_context(_private_copy(path, content))
-        _run(path, _naming(copy, command))
+        run_command(path, _naming(copy, command))
         return _edited(path, copy)
 
     # The copy outlives the call of derive: only the end of the commit tells
@@ -79,7 +79,7 @@ def edit(common: Common, path: str, command: list[str]) -> Reply:
         return render.commit(place.volume.update(where, derive, retries=0, renew=False))
 
 
-def _run(path: str, command: list[str], **streams: Any) -> bytes:
+def run_command(path: str, command: list[str], **streams: Any) -> bytes:
     """Run *command* to its end; what it printed where that was asked for."""
     try:
         done = subprocess.run(command, check=False, **streams)

@@ -61,6 +61,7 @@ EXIT_CODES: dict[type[errors.CoherenceError], int] = {
     # A retry might commit twice: not 75 either.
     errors.UnconfirmedError: UNAVAILABLE,
     errors.NotFoundError: NOT_FOUND,
+    errors.GenerationNotKeptError: NOT_FOUND,
     errors.UsageError: USAGE,
     errors.NotManagedError: USAGE,
     errors.NotRegularFileError: USAGE,

@@ -35,6 +35,8 @@ _COMMON = {"--json": "json", "--root": "root", "--as": "session"}
 _FROM = {"--from": ("source", None)}
 _BASE = {"--base": ("base", None), "--overwrite": ("overwrite", False)}
 _MERGE = {"--merge": ("merge", False)}
+_RETRIES = {"--retries": ("retries", 0)}
+_ENTRIES = {"-n": ("limit", None), "--limit": ("limit", None)}
 _LIMIT = {"-n": ("limit", 50), "--limit": ("limit", 50)}
 
 FORMS = {
@@ -46,14 +48,19 @@ FORMS = {
     "mv": Form(("source", "target")),
     "update": Form(("path",), command="command"),
     "edit": Form(("path",), command="command"),
+    "transaction": Form(many="paths", command="command", options=_RETRIES),
+    "blame": Form(("path",)),
+    "undo": Form(),
     "reacquire": Form(many="paths"),
     "status": Form(),
     "why": Form(("path",)),
     "log": Form(optional="path", options=_LIMIT),
     "session": Form(),
+    "notes": Form(),
+    "since": Form(optional="token", options=_ENTRIES),
 }
 _FLAGS = frozenset({"json", "merge", "overwrite"})
-_NUMBERS = {"base": 0, "limit": 1}  # and the least that each may be
+_NUMBERS = {"base": 0, "limit": 1, "retries": 0}  # and the least that each may be
 
 
 def parse(words: Sequence[str]) -> Call | None:

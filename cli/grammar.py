@@ -18,6 +18,8 @@ from cli.help import EXIT_CODES, GroupedHelp, VerbHelp
 __all__ = [
     "CONTENT",
     "DERIVE",
+    "FEED",
+    "PAST",
     "VIEW",
     "VOLUME",
     "BaseOption",
@@ -35,10 +37,12 @@ __all__ = [
 
 _Function = TypeVar("_Function", bound=Callable[..., Call])
 
-CONTENT, DERIVE, VIEW, VOLUME = (
+CONTENT, DERIVE, PAST, VIEW, FEED, VOLUME = (
     "Read and write",
     "Derive new content with a command",
+    "Look back and bring back",
     "See who knows what",
+    "Work side by side",
     "The volume",
 )
 
@@ -53,10 +57,12 @@ app = typer.Typer(
 )
 
 
-def verb(group: str, *examples: str) -> Callable[[_Function], _Function]:
+def verb(
+    group: str, *examples: str, cls: type[VerbHelp] = VerbHelp
+) -> Callable[[_Function], _Function]:
     """Register the function as the verb of its name, in *group*, with *examples* below."""
     shown = "\n".join(f"  {line}" for line in examples)
-    return app.command(cls=VerbHelp, rich_help_panel=group, epilog=f"\b\nExample:\n{shown}")
+    return app.command(cls=cls, rich_help_panel=group, epilog=f"\b\nExample:\n{shown}")
 
 
 # Hidden: the usage line and the text name them, a list would only repeat it.

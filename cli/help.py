@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from typing import Any
 
+import typer
 from typer.core import TyperCommand, TyperGroup
 
-__all__ = ["EXIT_CODES", "GroupedHelp", "VerbHelp"]
+__all__ = ["EXIT_CODES", "CommandHelp", "GroupedHelp", "VerbHelp"]
 
 EXIT_CODES = """\
 \b
@@ -25,7 +26,7 @@ Exit codes, for scripts:
   75 conflict or busy: read again, derive anew, retry
   77 outside the root, or not permitted
   78 wrong configuration
-update and edit pass on the status of a command that fails.
+update, edit and transaction pass on the status of a command that fails.
 
 \b
 A retry loop:
@@ -57,3 +58,23 @@ class VerbHelp(TyperCommand):
         """Return the words of the usage line that follow the verb."""
         names = [p.metavar or "" for p in self.params if p.param_type_name == "argument"]
         return ["[OPTIONS]", *names]
+
+
+class CommandHelp(VerbHelp):
+    """A verb whose list of paths ends at ``--``, where a command begins.
+
+    The parser knows only one list of words for each verb; the words of the
+    command reach it as values of the option ``--word``.
+    """
+
+    def collect_usage_pieces(self, ctx: Any) -> list[str]:
+        """Return the words of the usage line that follow the verb."""
+        return [*super().collect_usage_pieces(ctx), "-- CMD..."]
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Take the command apart from the paths before parsing."""
+        cut = args.index("--") if "--" in args else len(args)
+        own, command = args[:cut], args[cut + 1 :]
+        if not command and not {"--help", "-h"} & set(own):
+            raise typer.BadParameter("Missing argument '-- CMD...'.", ctx=ctx)
+        return super().parse_args(ctx, [*own, *(f"--word={word}" for word in command)])

@@ -21,7 +21,9 @@ def status(value: VolumeStatus) -> Reply:
 
     def text() -> str:
         return "\n".join(
-            part for part in (_facts(value), _sessions(value), _refused(value)) if part
+            part
+            for part in (_facts(value), _sessions(value), _leases(value), _refused(value))
+            if part
         )
 
     return Reply(asdict(value), text)
@@ -36,6 +38,7 @@ def _facts(value: VolumeStatus) -> str:
             ("session", f"{value.session.name} ({value.session.rule})"),
             ("artifacts", str(value.artifacts)),
             ("commits", f"{value.commits}, of them foreign edits: {value.foreign_edits}"),
+            ("refusals", str(value.refusals)),
             ("unsettled", " ".join(value.unsettled) or "none"),
             ("storage", f"{amount(value.sidecar_bytes)}, objects {amount(value.object_bytes)}"),
         ]
@@ -57,6 +60,16 @@ def _sessions(value: VolumeStatus) -> str:
                 each.command,
             )
             for each in value.sessions
+        ],
+    )
+
+
+def _leases(value: VolumeStatus) -> str:
+    return table(
+        ("LEASE", "SESSION", "SINCE", "UNTIL", "HELD BY"),
+        [
+            (each.path, each.session, each.since, each.until, "process" if each.held else "time")
+            for each in value.leases
         ],
     )
 

@@ -14,7 +14,7 @@ from typing import TextIO
 
 from coherent_volume.errors import printable
 
-__all__ = ["progress", "table"]
+__all__ = ["is_terminal", "margins", "progress", "table"]
 
 Advance = Callable[[int, int], None]
 
@@ -24,7 +24,7 @@ def table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     if not rows:
         return ""
     cells = [[printable(cell) for cell in row] for row in rows]
-    if _is_terminal(sys.stdout):
+    if is_terminal(sys.stdout):
         drawn: str = import_module("cli.terminal").table(headings, cells)
         return drawn
     lines = [list(headings), *cells]
@@ -38,11 +38,20 @@ def table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 def progress(title: str) -> AbstractContextManager[Advance | None]:
     """What a long task calls with (done, total); None where nobody watches."""
-    if not _is_terminal(sys.stderr):
+    if not is_terminal(sys.stderr):
         return nullcontext()
     drawn: AbstractContextManager[Advance | None] = import_module("cli.terminal").progress(title)
     return drawn
 
 
-def _is_terminal(stream: TextIO | None) -> bool:
+def margins(rows: Sequence[tuple[str, str]]) -> str:
+    """Lines of escaped text, each after its margin."""
+    if is_terminal(sys.stdout):
+        drawn: str = import_module("cli.terminal").margins(rows)
+        return drawn
+    return "".join(f"{margin} {line}\n" for margin, line in rows)
+
+
+def is_terminal(stream: TextIO | None) -> bool:
+    """Whether somebody watches *stream*."""
     return stream is not None and stream.isatty()

@@ -14,7 +14,7 @@ from rich.progress import Progress
 from rich.table import Table
 from rich.text import Text
 
-__all__ = ["progress", "table"]
+__all__ = ["diff", "margins", "progress", "table"]
 
 
 def table(headings: Sequence[str], cells: Sequence[Sequence[str]]) -> str:
@@ -28,6 +28,32 @@ def table(headings: Sequence[str], cells: Sequence[Sequence[str]]) -> str:
     console = Console()
     with console.capture() as capture:
         console.print(made)
+    return capture.get()
+
+
+_DIFF_STYLES = {"+": "green", "-": "red", "@": "cyan"}
+
+
+def diff(text: str) -> str:
+    """A unified diff in the usual colours; its lines are not folded."""
+    drawn = Text()
+    for line in text.split("\n")[:-1]:
+        drawn.append(line + "\n", _DIFF_STYLES.get(line[:1], ""))
+    return _drawn(drawn)
+
+
+def margins(rows: Sequence[tuple[str, str]]) -> str:
+    """Lines of text, each after its margin, which is set back a little."""
+    drawn = Text()
+    for margin, line in rows:
+        drawn.append(margin, "bright_black").append(f" {line}\n")
+    return _drawn(drawn)
+
+
+def _drawn(text: Text) -> str:
+    console = Console(highlight=False, soft_wrap=True)
+    with console.capture() as capture:
+        console.print(text, end="")
     return capture.get()
 
 

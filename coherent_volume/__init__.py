@@ -3,19 +3,23 @@
 The map of layers, imports pointing down::
 
     volume                                   the façade
+    transaction  blaming  restoring  past     several at once, and the past
     operations  artifact_io  overview  checkup  maintenance
+    watching  notes                          following others
     merging                                  from a refusal to a merged commit
     reading  commit                          the two protocols
     report  recall                           what a refusal says
-    gating  recovery  install                under the gate
-    forking  layout  parts                   one opened volume
+    gating  recovery  install  leasing       under the gate
+    forking  layout  parts  feed  watch      one opened volume
     session                                  who is reading
-    sidecar  ledger  database                the records
+    sidecar  ledger  events  meters  database    the records
     staging  files  locks  paths             the operating system
     syscalls  identity  globs  digest  config  records
     merge  difference  conflict              contents by line; the report's words
     model  errors                            the words
 """
+
+from typing import TYPE_CHECKING
 
 from coherent_volume.conflict import CommitBetween, ConflictReport, WayOut
 from coherent_volume.errors import (
@@ -28,6 +32,7 @@ from coherent_volume.errors import (
     DamagedError,
     FencedError,
     ForeignEditError,
+    GenerationNotKeptError,
     LeasedError,
     LinkedArtifactError,
     NotFoundError,
@@ -46,14 +51,24 @@ from coherent_volume.errors import (
     UsageError,
 )
 from coherent_volume.layout import find_root, initialise
+from coherent_volume.leasing import Lease
 from coherent_volume.model import (
+    BlamedLine,
+    Changes,
     CheckFinding,
     CheckReport,
     Commit,
+    FeedEntry,
+    LeaseStatus,
+    LeftAlone,
     LogEntry,
     MergedWith,
+    Metric,
+    Note,
     Observation,
     RefusedContent,
+    Restoration,
+    RestoreStep,
     SessionInfo,
     SessionStatus,
     VolumeStatus,
@@ -61,11 +76,16 @@ from coherent_volume.model import (
 from coherent_volume.rebuild import rebuild_sidecar
 from coherent_volume.volume import CoherentVolume
 
+if TYPE_CHECKING:
+    from coherent_volume.transaction import Transaction
+
 __version__ = "0.1.0"
 
 __all__ = [
     "AlreadyExistsError",
+    "BlamedLine",
     "BusyError",
+    "Changes",
     "CheckFinding",
     "CheckReport",
     "ClosedError",
@@ -77,26 +97,36 @@ __all__ = [
     "ConflictError",
     "ConflictReport",
     "DamagedError",
+    "FeedEntry",
     "FencedError",
     "ForeignEditError",
+    "GenerationNotKeptError",
+    "Lease",
+    "LeaseStatus",
     "LeasedError",
+    "LeftAlone",
     "LinkedArtifactError",
     "LogEntry",
     "MergedWith",
+    "Metric",
     "NotFoundError",
     "NotManagedError",
     "NotObservedError",
     "NotPermittedError",
     "NotRegularFileError",
+    "Note",
     "Observation",
     "OutsideRootError",
     "RefusedContent",
+    "Restoration",
+    "RestoreStep",
     "SchemaVersionError",
     "SessionInfo",
     "SessionStatus",
     "StaleGenerationError",
     "StorageError",
     "SymlinkError",
+    "Transaction",
     "UnavailableError",
     "UnconfirmedError",
     "UnsupportedFilesystemError",
@@ -107,3 +137,12 @@ __all__ = [
     "initialise",
     "rebuild_sidecar",
 ]
+
+
+def __getattr__(name: str) -> object:
+    """The class Transaction, imported when somebody asks for it."""
+    if name == "Transaction":
+        from coherent_volume.transaction import Transaction
+
+        return Transaction
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -59,6 +59,13 @@ class Addresses:
             )
         return key
 
+    def final(self, path: PathArgument) -> ArtifactKey:
+        """The key of what *path* names, with every link followed now.
+
+        Raises NotManagedError, OutsideRootError, UsageError.
+        """
+        return self._admit(self._parts.root.follow(self._parts.root.key(path)))
+
     def is_direct(self, path: PathArgument, key: ArtifactKey) -> bool:
         """Whether *path* names *key* without any link."""
         return self._keys.get(path) == key
@@ -87,8 +94,7 @@ class Addresses:
 
         Links are followed beforehand; one that appears meanwhile is refused.
         """
-        key = self._parts.root.key(path)
-        followed = self._admit(self._parts.root.follow(key))
+        followed = self.final(path)
         try:
             return act(self._parts, followed)
         except SymlinkError:

@@ -13,20 +13,17 @@ Does not read globs, grant leases or know the command line.
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
-from coherent_volume import points
-from coherent_volume.attributes import Attributes
+from coherent_volume import feed, points
+from coherent_volume.drafts import bring_up_to_date, discard, stage, typed
 from coherent_volume.errors import (
     CoherenceError,
     ConflictError,
     ForeignEditError,
-    SymlinkError,
     UnconfirmedError,
-    from_os_error,
 )
 from coherent_volume.files import WriterPresent
 from coherent_volume.gating import remember, settled_heads
@@ -41,7 +38,7 @@ from coherent_volume.install import (
     put_back,
 )
 from coherent_volume.install import publish as publish_all
-from coherent_volume.judgement import Intent, judge
+from coherent_volume.judgement import Intent, judge, judge_seen
 from coherent_volume.model import ABSENT_DIGEST, ArtifactKey, Commit, Digest
 from coherent_volume.parts import VolumeParts
 from coherent_volume.paths import shown
@@ -49,29 +46,38 @@ from coherent_volume.records import OUTSIDE, ArtifactRow, Publication, SeenRow
 from coherent_volume.recovery import Head
 from coherent_volume.remake import content_of
 from coherent_volume.report import attach
-from coherent_volume.syscalls import openat2
 
 __all__ = ["commit"]
 
 
-def commit(parts: VolumeParts, intents: Sequence[Intent]) -> list[Commit]:
+def commit(
+    parts: VolumeParts,
+    intents: Sequence[Intent],
+    validates: Sequence[tuple[ArtifactKey, SeenRow]] = (),
+) -> list[Commit]:
     """Make every intent its artifact's next generation, or change nothing.
 
+    What *validates* names must still be as it was seen, and is not changed.
     Raises ConflictError (the refused content is kept and named), BusyError,
     LeasedError, StorageError, UnconfirmedError; ForeignEditError also when an
     outside edit raced the commit: then it stands in the history, and the
     outside bytes are current.
     """
     try:
-        with _typed(parts, intents[0].key):
+        with typed(parts, intents[0].key):
             parts.announce()
             for intent in intents:
-                _stage(parts, intent)
+                stage(parts, intent)
             points.reached("staged")
-            with settled_heads(parts, [intent.key for intent in intents]) as heads:
+            keys = dict.fromkeys([*(intent.key for intent in intents), *(k for k, _ in validates)])
+            with settled_heads(parts, list(keys)) as settled:
+                heads = settled[: len(intents)]
                 try:
                     for intent, head in zip(intents, heads, strict=True):
                         judge(parts, intent, head)
+                    head_of = {head.key: head for head in settled}
+                    for key, seen in validates:
+                        judge_seen(parts, seen, head_of[key])
                 except ConflictError as conflict:
                     _keep_refused(parts, intents, conflict)
                     raise
@@ -86,77 +92,42 @@ def commit(parts: VolumeParts, intents: Sequence[Intent]) -> list[Commit]:
                         flush_below(parts, folder, head.key, head.row, head.look)
                     done, raced = _publish_and_install(parts, intents, heads, places)
             if raced is not None:
-                raise _raced_error(parts, *raced)
+                raise _raced_error(parts, *raced, done)
     except UnconfirmedError as error:
         error.path = shown(intents[0].key)
         # The commit may stand: what it would need stays until it is known
         # whether anybody refers to it.
         raise
     except CoherenceError as error:
-        _discard(parts, intents)
+        if intents and intents[0].keep_refused:
+            parts.meters.count("refusals", label=error.reason)
+        discard(parts, intents)
         attach(parts, intents, error)
         raise
     # Any other exception (an interrupt) may have come after the commit point:
     # nothing is discarded, the collection of orphans decides later.
-    _discard(parts, intents)
+    discard(parts, intents)
     points.reached("acknowledged")
     return done
-
-
-# ── stage ────────────────────────────────────────────────────────────────────
-
-
-def _stage(parts: VolumeParts, intent: Intent) -> None:
-    if intent.content is None:
-        return
-    intent.attributes = _attributes(parts, intent.attributes_of or intent.key)
-    guess = parts.session.seen_here.get(intent.key)
-    intent.staged = parts.staging.stage(
-        intent.key, guess.generation + 1 if guess else 1, intent.content, intent.attributes
-    )
-
-
-def _attributes(parts: VolumeParts, key: ArtifactKey) -> Attributes | None:
-    flags = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY
-    try:
-        descriptor = openat2(parts.root.descriptor, key, flags)
-    except OSError as error:
-        if error.errno == errno.ELOOP:
-            raise SymlinkError("a symbolic link stands on the way", path=shown(key)) from None
-        if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ENXIO):
-            return None
-        raise
-    try:
-        return Attributes.of(descriptor, os.fstat(descriptor))
-    finally:
-        os.close(descriptor)
-
-
-def _discard(parts: VolumeParts, intents: Sequence[Intent]) -> None:
-    for staged in (intent.staged for intent in intents):
-        # What cannot be removed now is collected when this process is gone.
-        with contextlib.suppress(OSError):
-            if staged is not None:
-                parts.staging.discard(staged.stage)
-                if staged.object is not None:
-                    parts.staging.drop_object(staged.object)
 
 
 # ── refuse ───────────────────────────────────────────────────────────────────
 
 
 def _keep_refused(parts: VolumeParts, intents: Sequence[Intent], conflict: ConflictError) -> None:
-    kept = None
+    kept: dict[str, str] = {}
     for intent in intents:
         if intent.staged is None or not intent.keep_refused:
             continue
         base = intent.base.generation if intent.base else None
-        name = parts.staging.refuse(
+        kept[shown(intent.key)] = parts.staging.refuse(
             intent.staged.stage, intent.key, parts.session.name, base, intent.staged.digest
         )
-        if kept is None or shown(intent.key) == conflict.path:
-            kept = name
-    conflict.keep(kept)
+    conflict.keep(kept.get(conflict.path or "") or next(iter(kept.values()), None))
+    if len(kept) > 1:
+        conflict.fields["kept_members"] = kept
+    if intents and intents[0].keep_refused:
+        feed.note_refusal(parts, conflict, intents[0].key)
 
 
 # ── publish and install ──────────────────────────────────────────────────────
@@ -178,14 +149,13 @@ def _publish_and_install(
     ]
     views = {head.key: _view_is_current(session.seen(head.key), head) for head in heads}
     publications = [_publication(parts, i, h, views[i.key]) for i, h in changing]
-    points.reached("before_publish")
-    try:
-        rows = publish_all(parts, publications) if publications else []
-    except UnconfirmedError as error:
-        error.fields["generation"] = publications[0].generation
-        raise
+    rows = _publish(parts, publications) if publications else []
     # Crash here: published, old bytes still in place. The next visitor installs.
     points.reached("published")
+    # Before the first of several becomes visible: whoever sees that one must not
+    # go on reading another from memory, whose file still is the old one.
+    for _, head in changing if len(changing) > 1 else ():
+        _disturb(head)
     commits: dict[ArtifactKey, Commit] = {}
     raced = None
     place_of = {intent.key: place for intent, place in zip(intents, places, strict=True)}
@@ -214,6 +184,17 @@ def _publish_and_install(
             session.seen_here[intent.key] = seen
         done.append(outcome)
     return done, raced
+
+
+def _publish(parts: VolumeParts, publications: list[Publication]) -> list[ArtifactRow]:
+    points.reached("before_publish")
+    try:
+        return publish_all(parts, publications)
+    except UnconfirmedError as error:
+        error.fields["generation"] = publications[0].generation
+        if len(publications) > 1:
+            error.fields["members"] = {shown(p.key): p.generation for p in publications}
+        raise
 
 
 def _digest(intent: Intent) -> Digest:
@@ -251,14 +232,14 @@ def _publication(
     if head.look.exists and _baseline_is_due(parts, head):
         baseline = (head.digest, head.look.stat.st_size, *keep_history(parts, head.look))
     if staged is not None:
-        _bring_up_to_date(parts, intent, head, generation)
+        bring_up_to_date(parts, intent, head, generation)
     previous = previous_of(head.look)
     stage = staged.stage if staged else parts.staging.next_name()
     return Publication(
         key=head.key,
         row=head.row,
         generation=generation,
-        kind=intent.kind,
+        kind=_kind(intent, head),
         session=parts.session.name,
         digest=staged.digest if staged else ABSENT_DIGEST,
         size=staged.size if staged else 0,
@@ -291,22 +272,10 @@ def _baseline_is_due(parts: VolumeParts, head: Head) -> bool:
     return large and parts.sidecar.content(head.row.id, 0) is None
 
 
-def _bring_up_to_date(parts: VolumeParts, intent: Intent, head: Head, generation: int) -> None:
-    """What was guessed while staging, corrected under the gate."""
-    staged = intent.staged
-    assert staged is not None  # noqa: S101 - the caller asks only then
-    guess = parts.session.seen_here.get(intent.key)
-    if generation != (guess.generation + 1 if guess else 1):
-        parts.staging.remark(staged, intent.key, generation)
-    if head.look.exists and intent.attributes_of is None:
-        now = head.look.stat
-        had = intent.attributes
-        if had is None or (had.mode, had.uid, had.gid) != (
-            now.st_mode & 0o7777,
-            now.st_uid,
-            now.st_gid,
-        ):
-            parts.staging.give_attributes(staged.stage, Attributes.of(head.look.descriptor, now))
+def _kind(intent: Intent, head: Head) -> str:
+    # What made a name exist is called so: generation 0 of a creation was no file,
+    # and a generation 0 that is not kept any more must not be taken for that.
+    return intent.kind if head.exists or intent.kind not in ("write", "append") else "create"
 
 
 def _install_one(
@@ -347,7 +316,7 @@ def _disturb(head: Head) -> None:
 
 
 def _raced_error(
-    parts: VolumeParts, intent: Intent, stands: Commit, row: ArtifactRow
+    parts: VolumeParts, intent: Intent, stands: Commit, row: ArtifactRow, done: list[Commit]
 ) -> ForeignEditError:
     """Told to a writer whose commit an outside edit raced; both sides are kept."""
     current = row.generation
@@ -366,7 +335,8 @@ def _raced_error(
     if intent.content is not None:
         digest = Digest(bytes.fromhex(stands.digest))
         kept = parts.staging.keep(intent.key, content, parts.session.name, stands.base, digest)
-    return ForeignEditError(
+    members = {commit.path: commit.generation for commit in done if commit.changed}
+    told = ForeignEditError(
         f"an outside edit raced your commit: yours is generation {stands.generation} in the"
         f" history, {outside}",
         path=shown(intent.key),
@@ -376,16 +346,6 @@ def _raced_error(
         by=OUTSIDE,
         kept=kept,
     )
-
-
-@contextlib.contextmanager
-def _typed(parts: VolumeParts, key: ArtifactKey) -> Iterator[None]:
-    try:
-        yield
-    except CoherenceError:
-        raise
-    except OSError as error:
-        if isinstance(error, FileNotFoundError):
-            # A directory of the sidecar is gone: is the sidecar itself?
-            parts.sidecar.database.verify()
-        raise from_os_error(error, shown(key), "write") from error
+    if len(members) > 1:
+        told.fields["members"] = members  # all of them stand
+    return told

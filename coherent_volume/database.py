@@ -206,6 +206,11 @@ class Database:
                 self._writer.execute(f"PRAGMA synchronous={self._synchronous}")
         return self._writer
 
+    @property
+    def has_written(self) -> bool:
+        """Whether this process has the connection for writing open already."""
+        return self._writer is not None
+
     def gated(self, sql: str, values: Sequence[object] = ()) -> list[Row]:
         """Rows of *sql*; under the gate, so nothing can change them meanwhile."""
         try:

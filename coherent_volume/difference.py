@@ -1,31 +1,28 @@
-"""Differences between two contents, by line; bounded in time and in length.
+"""Differences: unified diffs, whole for programs or bounded and safe for reports.
 
-Pure functions over bytes. Owns which lines of two contents belong together
-(also for merges) and the unified diff that refusals show. Nothing here takes
-longer on a large file than comparing its bytes: the equal beginning and end go
-first, and what is left is compared line by line only up to a bound. Lines are
-ended by LF alone, so that a CR shows as a part of its line.
+Pure functions over bytes. Nothing here takes longer on a large file than
+comparing its bytes, but for ``unified``, which promises the whole diff.
 """
 
 from __future__ import annotations
 
-import io
-from collections import Counter
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 from coherent_volume.errors import printable
+from coherent_volume.lines import (
+    Block,
+    TooAlikeError,
+    changes,
+    equal_end,
+    equal_start,
+    is_binary,
+    lines_of,
+    matches,
+    matching_blocks,
+)
 
-__all__ = [
-    "DIFF_BYTES_MAX",
-    "DIFF_LINES_MAX",
-    "Diff",
-    "TooAlikeError",
-    "is_text",
-    "lines_of",
-    "matching_blocks",
-    "unified",
-]
+__all__ = ["DIFF_BYTES_MAX", "DIFF_LINES_MAX", "Diff", "escaped", "excerpt", "unified"]
 
 DIFF_LINES_MAX = 120
 """Lines of a diff that a refusal shows at most."""
@@ -35,17 +32,7 @@ DIFF_BYTES_MAX = 8000
 
 _CONTEXT = 3
 _COMPARED_MAX = 64 << 10  # bytes of each changed region that are looked at
-_PAIRS_MAX = 100_000
 _LINE_MAX = 500
-_SHORT = 200  # lines; below this the library leaves no line out of its index
-
-T = TypeVar("T")
-Block = tuple[int, int, int]
-"""A run of equal lines: where it starts in one, in the other, and its length."""
-
-
-class TooAlikeError(Exception):
-    """The same lines come again so often that comparing would take seconds."""
 
 
 class Diff(NamedTuple):
@@ -56,67 +43,46 @@ class Diff(NamedTuple):
     compared_whole: bool
 
 
-def is_text(data: bytes) -> bool:
-    """Whether *data* can be compared by line: UTF-8 without NUL."""
-    if b"\0" in data:
-        return False
-    try:
-        data.decode()
-    except UnicodeDecodeError:
-        return False
-    return True
+def unified(
+    old: bytes | None, new: bytes | None, old_name: str, new_name: str, context: int = _CONTEXT
+) -> str:
+    """A unified diff; "" for equal texts. None is an absent file.
 
-
-def lines_of(data: bytes) -> list[bytes]:
-    """The lines of *data* with their ends; joined they are *data* again."""
-    return io.BytesIO(data).readlines()
-
-
-# ── which lines belong together ──────────────────────────────────────────────
-
-
-def matching_blocks(
-    old: Sequence[bytes], new: Sequence[bytes], pairs_max: int = _PAIRS_MAX
-) -> list[Block]:
-    """Runs of lines that are equal in both, in order; the last is empty, at the end.
-
-    Raises TooAlikeError when more than *pairs_max* pairs of lines are equal.
+    Bytes that are not UTF-8 come out as lone surrogates. Binary content is
+    only said to differ.
     """
-    shorter = min(len(old), len(new))
-    begin = _equal_start(old, new, shorter)
-    end = _equal_end(old, new, shorter - begin)
-    blocks = [(0, 0, begin)] if begin else []
-    blocks += [
-        (i + begin, j + begin, length)
-        for i, j, length in _middle(
-            old[begin : len(old) - end], new[begin : len(new) - end], pairs_max
-        )
-    ]
-    if end:
-        blocks.append((len(old) - end, len(new) - end, end))
-    return [*blocks, (len(old), len(new), 0)]
+    if old == new:
+        return ""
+    left, right = old or b"", new or b""
+    names = (
+        "/dev/null" if old is None else old_name,
+        "/dev/null" if new is None else new_name,
+    )
+    if is_binary(left) or is_binary(right):
+        sizes = f"{len(left)} bytes, {len(right)} bytes"
+        return f"Binary files {names[0]} and {names[1]} differ ({sizes})\n"
+    lines = [f"--- {names[0]}", f"+++ {names[1]}"]
+    a, b = lines_of(left), lines_of(right)
+    for line in _hunks(a, b, matches(a, b), 0, context):
+        lines += [line] if isinstance(line, str) else _marked(*line)
+    return "".join(f"{line}\n" for line in lines)
 
 
-def _middle(old: Sequence[bytes], new: Sequence[bytes], pairs_max: int) -> list[Block]:
-    ours, theirs = Counter(old), Counter(new)
-    # A line that is frequent in a long text is not looked up, only extended over.
-    frequent = len(new) // 100 + 1 if len(new) >= _SHORT else len(new)
-    pairs = sum(n * theirs[line] for line, n in ours.items() if theirs[line] <= frequent)
-    if pairs > pairs_max:
-        raise TooAlikeError
-    if pairs == 0:
-        return []
-    from difflib import SequenceMatcher  # 3 ms, needed only when a region is compared
-
-    found = SequenceMatcher(None, old, new).get_matching_blocks()
-    return [(block.a, block.b, block.size) for block in found if block.size]
+def _marked(sign: str, line: bytes) -> list[str]:
+    text = sign + line.removesuffix(b"\n").decode("utf-8", "surrogateescape")
+    return [text] if line.endswith(b"\n") else [text, "\\ No newline at end of file"]
 
 
-# ── the unified diff ─────────────────────────────────────────────────────────
-
-
-def unified(old: bytes, new: bytes, old_name: str, new_name: str) -> Diff:
-    """The unified diff of two texts, bounded; every line is safe to print."""
+def excerpt(
+    old: bytes,
+    new: bytes,
+    old_name: str,
+    new_name: str,
+    lines_max: int = DIFF_LINES_MAX,
+    bytes_max: int = DIFF_BYTES_MAX,
+    context: int = _CONTEXT,
+) -> Diff:
+    """The beginning of the unified diff of two texts; every line is safe to print."""
     begin, end = _equal_ends(old, new)
     first = old.count(b"\n", 0, begin)
     gone, come = old[begin : len(old) - end], new[begin : len(new) - end]
@@ -128,13 +94,13 @@ def unified(old: bytes, new: bytes, old_name: str, new_name: str) -> Diff:
         blocks = [(len(a), len(b), 0)]
         whole = False
     shown: list[str] = []
-    room = DIFF_BYTES_MAX
+    room = bytes_max
     left_out = 0
     head = (f"--- {printable(old_name)}", f"+++ {printable(new_name)}")
-    for line in (*head, *_hunks(a, b, blocks, first)) if a or b else ():
+    for line in (*head, *_hunks(a, b, blocks, first, context)) if a or b else ():
         text = line if isinstance(line, str) else _shown(*line)
         room -= len(text.encode()) + 1
-        if left_out or room < 0 or len(shown) >= DIFF_LINES_MAX:
+        if left_out or room < 0 or len(shown) >= lines_max:
             left_out += 1
         else:
             shown.append(text)
@@ -147,53 +113,29 @@ def _equal_ends(old: bytes, new: bytes) -> tuple[int, int]:
     A few lines of context stay, and what is left out stays equal in both.
     """
     shorter = min(len(old), len(new))
-    begin = _equal_start(old, new, shorter)
+    begin = equal_start(old, new, shorter)
     if begin == len(old) == len(new):
         return begin, 0
     for _ in range(_CONTEXT + 1):
         begin = max(old.rfind(b"\n", 0, max(begin - 1, 0)) + 1, 0) if begin else 0
-    end = _equal_end(old, new, shorter - begin)
+    end = equal_end(old, new, shorter - begin)
     for _ in range(_CONTEXT + 1):
         after = old.find(b"\n", len(old) - end) if end else -1
         end = len(old) - after - 1 if after >= 0 else 0
     return begin, end
 
 
-def _equal_start(old: Sequence[T], new: Sequence[T], limit: int) -> int:
-    """How much of the beginnings is equal, up to *limit*; by halves, at the speed of slices."""
-    low, high = 0, limit
-    while low < high:
-        middle = (low + high + 1) // 2
-        if old[low:middle] == new[low:middle]:
-            low = middle
-        else:
-            high = middle - 1
-    return low
-
-
-def _equal_end(old: Sequence[T], new: Sequence[T], limit: int) -> int:
-    """As ``_equal_start``, of the ends."""
-    low, high = 0, limit
-    while low < high:
-        middle = (low + high + 1) // 2
-        if old[len(old) - middle : len(old) - low] == new[len(new) - middle : len(new) - low]:
-            low = middle
-        else:
-            high = middle - 1
-    return low
-
-
 def _hunks(
-    old: list[bytes], new: list[bytes], blocks: list[Block], first: int
+    old: list[bytes], new: list[bytes], blocks: Sequence[Block], first: int, context: int
 ) -> Iterator[str | tuple[str, bytes]]:
     """Headings as text, and lines as (sign, content)."""
-    changes = list(_changes(blocks))
-    while changes:
-        hunk = [changes.pop(0)]
-        while changes and changes[0][0] - hunk[-1][1] <= 2 * _CONTEXT:
-            hunk.append(changes.pop(0))
-        begin = min(_CONTEXT, hunk[0][0], hunk[0][2])
-        end = min(_CONTEXT, len(old) - hunk[-1][1], len(new) - hunk[-1][3])
+    pending = list(changes(blocks))
+    while pending:
+        hunk = [pending.pop(0)]
+        while pending and pending[0][0] - hunk[-1][1] <= 2 * context:
+            hunk.append(pending.pop(0))
+        begin = min(context, hunk[0][0], hunk[0][2])
+        end = min(context, len(old) - hunk[-1][1], len(new) - hunk[-1][3])
         i, j = hunk[0][0] - begin, hunk[0][2] - begin
         until = hunk[-1][1] + end
         yield (f"@@ -{_range(first + i, until - i)} +{_range(first + j, hunk[-1][3] + end - j)} @@")
@@ -203,15 +145,6 @@ def _hunks(
             yield from (("+", line) for line in new[j1:j2])
             i = i2
         yield from ((" ", line) for line in old[i:until])
-
-
-def _changes(blocks: list[Block]) -> Iterator[tuple[int, int, int, int]]:
-    """(from, to) in the old and in the new, for each run that differs."""
-    i = j = 0
-    for a, b, length in blocks:
-        if a > i or b > j:
-            yield i, a, j, b
-        i, j = a + length, b + length
 
 
 def _range(start: int, length: int) -> str:
@@ -230,3 +163,10 @@ def _shown(sign: str, line: bytes) -> str:
     if len(body) > _LINE_MAX:
         text += f" [{len(body) - _LINE_MAX} more bytes]"
     return f"{sign}{text}" if ended else f"{sign}{text} [no newline at the end]"
+
+
+def escaped(text: str) -> str:
+    """*text* with every control character but newline and tab made visible."""
+    return "\n".join(
+        "\t".join(printable(piece) for piece in line.split("\t")) for line in text.split("\n")
+    )

@@ -34,6 +34,7 @@ __all__ = [
     "DamagedError",
     "FencedError",
     "ForeignEditError",
+    "GenerationNotKeptError",
     "LeasedError",
     "LinkedArtifactError",
     "NotFoundError",
@@ -149,8 +150,10 @@ class ConflictError(CoherenceError):
     def __str__(self) -> str:
         text = super().__str__()
         kept, report = self.fields.get("kept"), self.fields.get("report")
+        members = self.fields.get("kept_members") or {}
         if kept:
-            text = f"{text}\nYour content is kept in {kept}"
+            text += f"\nYour content is kept in {kept}"
+        text = "\n".join([text, *(f"and in {name}" for name in members.values() if name != kept)])
         return text if report is None else f"{text}\n{report.details()}"
 
     def as_dict(self) -> dict[str, Any]:
@@ -257,6 +260,16 @@ class NotFoundError(CoherenceError, FileNotFoundError):
 
     reason = "not_found"
     default_advice = "Check the path, or create it."
+
+
+class GenerationNotKeptError(NotFoundError):
+    """The generation is pruned or was never made: ``generation``, ``oldest``, ``newest``.
+
+    The last two are the generations that remain, None where none does.
+    """
+
+    reason = "generation_not_kept"
+    default_advice = "List the generations that are kept: coherent log PATH"
 
 
 # ── the caller's mistake ─────────────────────────────────────────────────────

@@ -51,6 +51,8 @@ def settled_heads(parts: VolumeParts, keys: Sequence[ArtifactKey]) -> Iterator[l
                 try:
                     for key in keys:
                         heads.append(settle(parts, key, absent_for_sure=key in gone_for_sure))
+                        if len(keys) > 1:
+                            _forget_large(parts, heads[-1])
                 except (WriterPresent, Vanished) as reason:
                     blocked = reason
                 else:
@@ -61,23 +63,36 @@ def settled_heads(parts: VolumeParts, keys: Sequence[ArtifactKey]) -> Iterator[l
                 for head in heads:
                     head.look.close()
         if isinstance(blocked, Vanished):
-            if _stays_absent(parts, key):
-                gone_for_sure.add(key)
+            # All that are absent are waited for at once, not one after the other.
+            gone_for_sure |= _staying_absent(parts, {*keys} - gone_for_sure)
         elif blocked is not None:
             with patient(key, deadline):
                 raise blocked
 
 
-def _stays_absent(parts: VolumeParts, key: ArtifactKey) -> bool:
+def _forget_large(parts: VolumeParts, head: Head) -> None:
+    """Hold no content of one of many that is too large for a row anyway."""
+    data = head.look.data
+    if data is not None and len(data) > parts.staging.inline_max:
+        head.look.data = None
+
+
+def _staying_absent(parts: VolumeParts, keys: set[ArtifactKey]) -> set[ArtifactKey]:
+    """Those of *keys* that stay absent for as long as a deletion takes to be believed."""
+    absent = {key for key in keys if _is_absent(parts, key)}
     until = time.monotonic() + ABSENCE_S
-    while time.monotonic() < until:
-        try:
-            os.stat(key, dir_fd=parts.root.descriptor, follow_symlinks=False)
-        except OSError:
-            time.sleep(_POLL_S)
-        else:
-            return False
-    return True
+    while absent and time.monotonic() < until:
+        time.sleep(_POLL_S)
+        absent = {key for key in absent if _is_absent(parts, key)}
+    return absent
+
+
+def _is_absent(parts: VolumeParts, key: ArtifactKey) -> bool:
+    try:
+        os.stat(key, dir_fd=parts.root.descriptor, follow_symlinks=False)
+    except OSError:
+        return True
+    return False
 
 
 def remember(

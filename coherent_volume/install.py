@@ -106,6 +106,7 @@ def publish(parts: VolumeParts, publications: list[Publication]) -> list[Artifac
     parts.dropped_objects.extend(dropped)
     rows = []
     for number, new in zip(numbers, publications, strict=True):
+        parts.meters.count("foreign_edits" if new.session == OUTSIDE else "commits")
         parts.logged_bytes += _LOG_BYTES_PER_ROW + len(new.content or b"")
         if new.install is not None:
             new.install = new.install._replace(artifact=number)

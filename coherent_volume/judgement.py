@@ -25,15 +25,15 @@ from coherent_volume.errors import (
     StaleGenerationError,
     printable,
 )
-from coherent_volume.leasing import refuse_if_leased
 from coherent_volume.model import ArtifactKey
+from coherent_volume.ownership import refuse_if_leased
 from coherent_volume.parts import VolumeParts
 from coherent_volume.paths import shown
 from coherent_volume.records import OUTSIDE, SeenRow
 from coherent_volume.recovery import Head
 from coherent_volume.staging import StagedContent
 
-__all__ = ["Expectation", "Intent", "judge"]
+__all__ = ["Expectation", "Intent", "judge", "judge_seen"]
 
 
 class Expectation(enum.Enum):
@@ -70,6 +70,8 @@ class Intent:
     attributes_of: ArtifactKey | None = None
     staged: StagedContent | None = field(default=None)
     attributes: Attributes | None = field(default=None)
+    marked: int = 0
+    """The generation that the staged file's witness names."""
 
 
 def judge(parts: VolumeParts, intent: Intent, head: Head) -> None:
@@ -110,6 +112,12 @@ def _judge_view(parts: VolumeParts, intent: Intent, head: Head) -> None:
                 " overwrite if you mean to replace content unseen.",
             )
         return
+    judge_seen(parts, base, head)
+
+
+def judge_seen(parts: VolumeParts, base: SeenRow, head: Head) -> None:
+    """Raise the reason why what was seen is not the head any more, if there is one."""
+    path = shown(head.key)
     if base.epoch < head.epoch:
         # The bytes may be the same, so that a read from memory would not notice
         # the new epoch. An equal view that is another object makes the next read

@@ -5,6 +5,7 @@ its time is over, its holder's process is gone (a kernel lock says so, at once)
 or it is broken. Whoever takes ownership away from another session makes the
 ownership epoch grow, so that the former holder's late commit is fenced though
 the generation stood still (I4). At most one lease is live per artifact (I3).
+A lease that no process holds belongs to a named session and ends with its time.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import time
 from dataclasses import dataclass
 from typing import Self
 
-from coherent_volume import points
+from coherent_volume import lease_records, points
 from coherent_volume.errors import (
     BusyError,
     CoherenceError,
@@ -23,61 +24,82 @@ from coherent_volume.errors import (
     LeasedError,
     UsageError,
     from_os_error,
-    printable,
 )
 from coherent_volume.gating import remember, settled_heads
-from coherent_volume.locks import GATE_WAIT_S, LeaseHold, is_present
-from coherent_volume.model import ArtifactKey, moment
-from coherent_volume.parts import VolumeParts, now_ns
+from coherent_volume.locks import GATE_WAIT_S, FairLock, LeaseHold, is_present
+from coherent_volume.model import ArtifactKey
+from coherent_volume.ownership import SECONDS_MAX, end_of, is_live, is_number, is_same, leased
+from coherent_volume.parts import VolumeParts
 from coherent_volume.paths import shown
-from coherent_volume.records import ArtifactRow, LeaseRow, SeenRow
+from coherent_volume.records import ArtifactRow, EventRow, LeaseRow, SeenRow
+from coherent_volume.recovery import Head
 
-__all__ = ["Lease", "acquire", "break_lease", "is_leased_by", "refuse_if_leased"]
+__all__ = [
+    "Lease",
+    "acquire",
+    "break_lease",
+    "release",
+]
 
-_POLL_S = 0.01
+_POLL_S = 0.005
+_TURN_S = 1.0
+"""How long a waiter stands behind the one ahead before it looks for itself
+whether the lease is free: the one ahead may be stopped."""
+_BARGE_AFTER_S = 0.1
 
 
 @dataclass(slots=True, eq=False)
 class Lease:
-    """A lease that this process holds; release it, or use it as a context manager."""
+    """A lease that was granted; release it, or use it as a context manager."""
 
     path: str
     session: str
     epoch: int
     _parts: VolumeParts
     _key: ArtifactKey
-    _artifact: int
+    _row: LeaseRow
     _hold: LeaseHold | None
+    _ended: bool = False
 
     def renew(self, ttl: float) -> None:
         """Extend the lease to *ttl* seconds from now, or raise FencedError."""
-        with settled_heads(self._parts, [self._key]) as (head,):
-            found = self._parts.sidecar.lease(self._artifact)
-            if found is None or found.epoch != self.epoch or head.row is None:
+        until_ns, until = end_of(ttl)
+        parts = self._parts
+        # Not through the settled head: who renews does not care who has the
+        # file open, and a heartbeat must not fail for it.
+        with parts.gate.held(GATE_WAIT_S):
+            parts.sidecar.database.verify()
+            found = None if self._ended else parts.sidecar.lease(self._row.artifact)
+            if found is None or not is_same(found, self._row):
+                row, _ = parts.sidecar.current(self._key, gated=True)
                 raise FencedError(
-                    "the lease was reclaimed or broken",
+                    "the lease is over: it was released, reclaimed or broken",
                     path=self.path,
                     held=self.epoch,
-                    current=head.epoch,
+                    current=row.epoch if row else 0,
                 )
-            self._parts.sidecar.grant(
-                found._replace(until_ns=now_ns() + _nanoseconds(ttl)), head.row, None
+            lease_records.extend(
+                parts.sidecar.database,
+                found._replace(until_ns=until_ns, until=until, boot=parts.boot),
             )
 
     def release(self) -> None:
         """End the lease; nothing happens when it was reclaimed meanwhile."""
+        ended, self._ended = self._ended, True
         hold, self._hold = self._hold, None
-        if hold is None:
+        if ended:
             return
         self._parts.leases.discard(self)
         try:
             with self._parts.gate.held(GATE_WAIT_S):
-                self._parts.sidecar.release(self._artifact, hold.name)
+                _release(self._parts, self._key, self._row)
         finally:
-            hold.release()
+            if hold is not None:
+                hold.release()
 
     def abandon(self) -> None:
         """In a forked child: the lease is the parent's."""
+        self._ended = True
         if self._hold is not None:
             self._hold.abandon()
             self._hold = None
@@ -89,141 +111,227 @@ class Lease:
         self.release()
 
 
-def acquire(parts: VolumeParts, key: ArtifactKey, ttl: float, wait: float) -> Lease:
+def acquire(
+    parts: VolumeParts, key: ArtifactKey, ttl: float, wait: float, *, held: bool = True
+) -> Lease:
     """Own *key* exclusively for *ttl* seconds; wait up to *wait* seconds for it.
 
-    Waiters are served first come, first served. Raises LeasedError,
-    UsageError for a time that is not positive.
+    Waiters are served first come, first served. Without *held* the lease is not
+    tied to this process: it lasts until its time is over or it is released, and
+    asking again extends it. Raises LeasedError; UsageError for a time that is
+    not positive, a wait that is negative, or *held* False without a name.
     """
-    _nanoseconds(ttl)
+    end_of(ttl)
+    if not (is_number(wait) and 0 <= wait < SECONDS_MAX):
+        raise UsageError(f"a wait is a number of seconds from 0, not {wait}")
+    if not held and parts.session.observer is None:
+        raise UsageError(
+            "only a session with a name can own what no process holds",
+            advice="Name the session, or let the process hold the lease.",
+        )
     try:
-        return _acquire(parts, key, ttl, wait)
+        return _acquire(parts, key, ttl, wait, held=held)
     except CoherenceError:
         raise
     except OSError as error:
         raise from_os_error(error, shown(key), "lease") from error
 
 
-def _acquire(parts: VolumeParts, key: ArtifactKey, ttl: float, wait: float) -> Lease:
-    deadline = time.monotonic() + wait
+# ── waiting ──────────────────────────────────────────────────────────────────
+
+
+def _acquire(parts: VolumeParts, key: ArtifactKey, ttl: float, wait: float, *, held: bool) -> Lease:
+    start = time.monotonic()
+    deadline = start + wait
     try:
-        return _grant(parts, key, ttl)
-    except LeasedError:
-        if wait <= 0:
-            raise
-    # Waiters stand in a kernel queue and the first of them polls: fair, and
-    # free at once when a waiter dies.
-    with contextlib.ExitStack() as stack:
-        with contextlib.suppress(BusyError):
-            stack.enter_context(parts.turn(key, "lease").held(wait))
-        while True:
+        if wait == 0:
+            _let_others_pass(parts, key)
+            return _grant(parts, key, ttl, held=held)
+        # A queue of this artifact alone: who waits for another must not be
+        # ahead of us. Its file is opened for this wait only, so that the
+        # number of leases is not bounded by that of descriptors.
+        turn = FairLock(parts.turn_path(key, "lease"))
+        try:
+            has_turn = _stand_in_line(parts, key, turn, deadline)
             try:
-                return _grant(parts, key, ttl)
-            except LeasedError:
-                if time.monotonic() >= deadline:
-                    raise
+                return _granted_in_time(parts, key, ttl, deadline, held=held)
+            finally:
+                if has_turn:
+                    turn.release()
+        finally:
+            turn.close()
+    finally:
+        waited = time.monotonic() - start
+        if wait > 0 and waited > _POLL_S:
+            parts.meters.count("lease_waits")
+            parts.meters.count("lease_wait_seconds", waited)
+
+
+def _stand_in_line(parts: VolumeParts, key: ArtifactKey, turn: FairLock, deadline: float) -> bool:
+    """Wait for the turn; False when the line does not move though the lease is free."""
+    was_free = False
+    while True:
+        left = deadline - time.monotonic()
+        try:
+            turn.acquire(max(0.0, min(_TURN_S, left)))
+        except BusyError:
+            is_free = _live(parts, key) is None
+            if left <= _TURN_S or (is_free and was_free):
+                return False
+            was_free = is_free
+        else:
+            return True
+
+
+def _granted_in_time(
+    parts: VolumeParts, key: ArtifactKey, ttl: float, deadline: float, *, held: bool
+) -> Lease:
+    """The first in line waits for the end of the lease that is live."""
+    while True:
+        try:
+            return _grant(parts, key, ttl, held=held)
+        except LeasedError:
+            if time.monotonic() >= deadline:
+                raise
+        # One row and one kernel lock are looked at, without the gate and the
+        # file. The lock is free the moment its holder dies.
+        while _live(parts, key) is not None and time.monotonic() < deadline:
             time.sleep(_POLL_S)
 
 
-def _grant(parts: VolumeParts, key: ArtifactKey, ttl: float) -> Lease:
+def _let_others_pass(parts: VolumeParts, key: ArtifactKey) -> None:
+    """Who does not wait must not overtake those who do, if they are awake."""
+    until = time.monotonic() + _BARGE_AFTER_S
+    path = parts.turn_path(key, "lease")
+    while is_present(path) and _live(parts, key) is None and time.monotonic() < until:
+        time.sleep(_POLL_S)
+
+
+def _live(parts: VolumeParts, key: ArtifactKey) -> LeaseRow | None:
+    """The live lease of *key* as recorded now; looked up without the gate."""
+    found = lease_records.lease_of(parts.sidecar.database, key)
+    return found if found is not None and is_live(parts, found) else None
+
+
+# ── granting ─────────────────────────────────────────────────────────────────
+
+
+def _grant(parts: VolumeParts, key: ArtifactKey, ttl: float, *, held: bool) -> Lease:
     with settled_heads(parts, [key]) as (head,):
-        row = head.row
         seen = parts.session.seen(key)
-        if row is None:
-            data, size = head.look.data, head.look.stat.st_size
-            row = parts.sidecar.ensure_row(key, head.digest, data, size, parts.boot)
+        row = _row_of(parts, head)
         found = parts.sidecar.lease(row.id)
-        epoch = row.epoch
+        kind, epoch, former = "lease", row.epoch, ""
         if found is not None:
-            # Also from this very session: the end of an inner lease would end
-            # the outer one with nobody told.
             if is_live(parts, found):
-                raise _leased(key, found)
-            if found.session != parts.session.name:
-                epoch += 1  # ownership is taken away: its holder may still wake up
-        name = f"{row.id}.{parts.staging.next_name()}"
-        hold = LeaseHold(os.path.join(parts.directory, "leases", name))
+                if held or found.hold or found.session != parts.session.name:
+                    # Also from this very session: the end of an inner lease
+                    # would end the outer one with nobody told.
+                    raise leased(key, found)
+            elif found.session != parts.session.name:
+                # Ownership is taken away: its holder may still wake up.
+                kind, epoch, former = "reclaim", epoch + 1, found.session
+        hold = _hold(parts, row) if held else None
         try:
+            until_ns, until = end_of(ttl)
             lease = LeaseRow(
                 row.id,
                 parts.session.name,
-                name,
+                hold.name if hold else "",
                 epoch,
                 time.time_ns(),
-                now_ns() + _nanoseconds(ttl),
+                until_ns,
                 parts.boot,
+                until,
             )
-            parts.sidecar.grant(lease, row, parts.session.observer)
+            if found is not None and kind == "lease" and not found.hold and not held:
+                lease = lease._replace(since=found.since)
+                lease_records.extend(parts.sidecar.database, lease)
+            else:
+                event = EventRow(kind, parts.session.name, key, row.generation, former)
+                observer = parts.session.observer
+                lease_records.grant(parts.sidecar.database, lease, row, observer, event)
         except BaseException:
-            hold.release()
+            if hold is not None:
+                hold.release()
             raise
+        _forget_hold(parts, found)
         # Content of an artifact that is leased is never served from memory: a
         # lease can be taken away without the file changing.
         parts.leased_keys.add(key)
-        if seen is not None and seen.epoch == row.epoch and seen.digest == row.digest:
-            # The view was current under the old epoch, so it is under the new.
-            renewed = SeenRow(row.generation, row.digest, epoch)
-            remember(parts, key, renewed, None, row.size)
-            parts.session.seen_here[key] = renewed
-        elif seen is not None:
-            parts.session.seen_here[key] = seen._replace()
+        _renew_view(parts, key, row, seen, epoch)
     points.reached("leased")
-    granted = Lease(shown(key), parts.session.name, epoch, parts, key, row.id, hold)
-    parts.leases.add(granted)
+    granted = Lease(shown(key), parts.session.name, epoch, parts, key, lease, hold)
+    if held:
+        parts.leases.add(granted)
     return granted
 
 
-def break_lease(parts: VolumeParts, key: ArtifactKey) -> bool:
-    """Take ownership from whoever holds *key*; False when nobody does."""
-    with settled_heads(parts, [key]) as (head,):
-        if head.row is None:
-            return False
-        found = parts.sidecar.lease(head.row.id)
-        if found is None:
-            return False
-        parts.sidecar.break_lease(head.row)
-        return True
+def _row_of(parts: VolumeParts, head: Head) -> ArtifactRow:
+    if head.row is not None:
+        return head.row
+    data, size = head.look.data, head.look.stat.st_size
+    return parts.sidecar.ensure_row(head.key, head.digest, data, size, parts.boot)
 
 
-def refuse_if_leased(parts: VolumeParts, row: ArtifactRow | None, key: ArtifactKey) -> None:
-    """Under the gate: raise LeasedError when a peer holds a live lease of *key*."""
-    if row is None or not row.leased:
-        return
-    found = parts.sidecar.lease(row.id)
-    if found is not None and found.session != parts.session.name and is_live(parts, found):
-        raise _leased(key, found)
+def _hold(parts: VolumeParts, row: ArtifactRow) -> LeaseHold:
+    name = f"{row.id}.{parts.staging.next_name()}"
+    return LeaseHold(os.path.join(parts.directory, "leases", name))
 
 
-def is_leased_by(parts: VolumeParts, row: ArtifactRow, session: str) -> bool:
-    """Whether *session* holds the live lease of an artifact."""
+def _forget_hold(parts: VolumeParts, former: LeaseRow | None) -> None:
+    """Remove the file of a lease that is over; its name is never used again."""
+    if former is not None and former.hold:
+        with contextlib.suppress(OSError):
+            os.unlink(os.path.join(parts.directory, "leases", former.hold))
+
+
+def _renew_view(
+    parts: VolumeParts, key: ArtifactKey, row: ArtifactRow, seen: SeenRow | None, epoch: int
+) -> None:
+    if seen is not None and seen.epoch == row.epoch and seen.digest == row.digest:
+        # The view was current under the old epoch, so it is under the new.
+        renewed = SeenRow(row.generation, row.digest, epoch)
+        remember(parts, key, renewed, None, row.size)
+        parts.session.seen_here[key] = renewed
+    elif seen is not None:
+        # Equal and not identical: what is in memory belongs to the view before.
+        parts.session.seen_here[key] = seen._replace()
+
+
+# ── ending ───────────────────────────────────────────────────────────────────
+
+
+def release(parts: VolumeParts, key: ArtifactKey) -> bool:
+    """End the session's lease that no process holds; False when there is none.
+
+    Raises LeasedError for one of another session or one that a process holds.
+    """
     with parts.gate.held(GATE_WAIT_S):
-        found = parts.sidecar.lease(row.id)
-    return found is not None and found.session == session and is_live(parts, found)
+        parts.sidecar.database.verify()
+        found = lease_records.lease_of(parts.sidecar.database, key)
+        if found is None or not is_live(parts, found):
+            return False
+        if found.hold or found.session != parts.session.name:
+            raise leased(key, found)
+        _release(parts, key, found)
+    return True
 
 
-def is_live(parts: VolumeParts, lease: LeaseRow) -> bool:
-    """Whether a lease still excludes others: in time, in this boot, holder alive."""
-    if lease.boot != parts.boot or now_ns() >= lease.until_ns:
-        return False
-    return not lease.hold or is_present(os.path.join(parts.directory, "leases", lease.hold))
+def _release(parts: VolumeParts, key: ArtifactKey, lease: LeaseRow) -> None:
+    row, _ = parts.sidecar.current(key, gated=True)
+    event = EventRow("release", parts.session.name, key, row.generation if row else 0)
+    lease_records.release(parts.sidecar.database, lease, event)
 
 
-def _leased(key: ArtifactKey, lease: LeaseRow) -> LeasedError:
-    since = moment(lease.since / 1e9)
-    left = lease.until_ns - now_ns()
-    until = moment((time.time_ns() + left) / 1e9)[:19] + "+00:00"
-    holder = printable(lease.session)
-    return LeasedError(
-        f"{holder} holds a lease since {since}",
-        path=shown(key),
-        advice="Wait until it is released, or break it if its holder is stuck.",
-        holder=holder,
-        since=since,
-        until=until,
-    )
-
-
-def _nanoseconds(ttl: float) -> int:
-    if not 0 < ttl < 10**9:
-        raise UsageError(f"a lease lasts a positive number of seconds, not {ttl}")
-    return int(ttl * 1e9)
+def break_lease(parts: VolumeParts, key: ArtifactKey) -> bool:
+    """Take ownership from whoever holds *key*, in time or not; False when nobody does."""
+    with parts.gate.held(GATE_WAIT_S):
+        parts.sidecar.database.verify()
+        row, _ = parts.sidecar.current(key, gated=True)
+        found = parts.sidecar.lease(row.id) if row is not None else None
+        if row is None or found is None:
+            return False
+        event = EventRow("break", parts.session.name, key, row.generation, found.session)
+        lease_records.take_away(parts.sidecar.database, row, event)
+        return True

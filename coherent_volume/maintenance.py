@@ -16,7 +16,7 @@ import threading
 import time
 from collections.abc import Callable
 
-from coherent_volume import points
+from coherent_volume import events, meters, points
 from coherent_volume.digest import digest_of_chunks
 from coherent_volume.errors import CoherenceError
 from coherent_volume.files import WriterPresent, chunks_of, looks, take_lease
@@ -98,6 +98,9 @@ class Maintenance:
         sync_directories(parts)
         sync_files(parts, now)
         finish(parts, now)
+        if parts.meters.is_due:
+            with parts.gate.held(GATE_WAIT_S):
+                parts.meters.flush(parts.sidecar.database, parts.session.name)
         overgrown = parts.sidecar.database.log_bytes() > _LOG_BYTES_MAX
         if overgrown or parts.logged_bytes > _CHECKPOINT_BYTES:
             parts.logged_bytes = 0
@@ -121,6 +124,8 @@ class Maintenance:
     def shut(self, forget: Callable[[], None]) -> None:
         """Close the volume: finish the clean-up, *forget* what is in memory, let go."""
         parts = self._parts
+        for end in parts.on_close:
+            end()
         for lease in list(parts.leases):
             with contextlib.suppress(CoherenceError, OSError):
                 lease.release()
@@ -131,6 +136,8 @@ class Maintenance:
             # this close is not the last one, and touches no log.
             with contextlib.suppress(CoherenceError):
                 stack.enter_context(parts.gate.held(_CLOSE_WAIT_S))
+                database, name = parts.sidecar.database, parts.session.name
+                parts.meters.flush(database, name, closing=True)
             parts.sidecar.database.close()
         parts.gate.close()
         parts.close()
@@ -311,6 +318,11 @@ def collect_orphans(parts: VolumeParts) -> None:
 
 def _prune_aged(parts: VolumeParts) -> None:
     before = time.time_ns() - parts.config.retention.days * _DAY_S * 10**9
+    database = parts.sidecar.database
+    if events.has_old(database, before) or meters.has_old(database, before):
+        with parts.gate.held(GATE_WAIT_S):
+            events.prune(database, before)
+            meters.fold(database, before)
     while parts.sidecar.has_aged(before):
         # In bites, with the gate free in between: writers never wait for it all.
         with parts.gate.held(GATE_WAIT_S):

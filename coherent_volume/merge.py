@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
 
-from coherent_volume.difference import TooAlikeError, is_text, lines_of, matching_blocks
+from coherent_volume.lines import TooAlikeError, is_text, lines_of, matching_blocks
 
 __all__ = [
     "LINES_MAX",

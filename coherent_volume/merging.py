@@ -135,6 +135,7 @@ def _merged(
         # It has landed. A crash before this line leaves a copy too many.
         with contextlib.suppress(OSError):
             parts.staging.drop_refused(kept)
+    parts.meters.count("merges")
     return replace(done, merged=_with_whom(parts, intent.key, base, reading))
 
 

@@ -15,15 +15,24 @@ from typing import Literal, NewType
 __all__ = [
     "ABSENT_DIGEST",
     "ArtifactKey",
+    "BlamedLine",
+    "Changes",
     "CheckFinding",
     "CheckReport",
     "Commit",
     "Digest",
     "Durability",
+    "FeedEntry",
+    "LeaseStatus",
+    "LeftAlone",
     "LogEntry",
     "MergedWith",
+    "Metric",
+    "Note",
     "Observation",
     "RefusedContent",
+    "Restoration",
+    "RestoreStep",
     "SessionInfo",
     "SessionStatus",
     "State",
@@ -120,6 +129,131 @@ class LogEntry:
 
 
 @dataclass(frozen=True, slots=True)
+class BlamedLine:
+    """One line of an artifact and the generation that brought it in.
+
+    ``or_before`` says that the line is as old as the oldest generation that is
+    kept, so that an earlier one may have brought it in. ``text`` has no newline;
+    bytes that are not UTF-8 are lone surrogates.
+    """
+
+    number: int
+    generation: int
+    session: str
+    at: str
+    or_before: bool
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class RestoreStep:
+    """One artifact that goes back from its ``current`` generation to ``generation``.
+
+    ``deletes`` says that there was no file at that generation.
+    """
+
+    path: str
+    current: int
+    generation: int
+    deletes: bool
+
+
+@dataclass(frozen=True, slots=True)
+class LeftAlone:
+    """An artifact that a restoration did not touch, and why."""
+
+    path: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Restoration:
+    """What a session's work was undone by: one transaction; none in a dry run."""
+
+    steps: tuple[RestoreStep, ...]
+    left: tuple[LeftAlone, ...]
+    commits: tuple[Commit, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class FeedEntry:
+    """One row of the feed: a generation, or an event that is none.
+
+    ``kind`` is that of the generation (``write``, ``create``, ``delete``,
+    ``foreign`` ...) or of the event: ``lease``, ``release``, ``break``,
+    ``reclaim`` (``detail`` names the former holder), ``refuse`` (``detail`` is
+    the reason), ``foreign`` with generation 0 (an outside change of a file
+    without records), ``gap`` (entries were pruned before they were asked for).
+    ``token`` is where to go on after this entry.
+    """
+
+    seq: int
+    at: str
+    kind: str
+    path: str
+    session: str
+    generation: int
+    base: int
+    size: int
+    digest: str
+    detail: str
+    token: str
+
+
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """What happened since a token, oldest first, and the ``token`` to go on from.
+
+    ``complete`` is False when entries in between are no longer kept. What is
+    left still holds the current generation of every artifact that changed,
+    unless the token was one of another sidecar; then there are no entries.
+    """
+
+    entries: tuple[FeedEntry, ...]
+    token: str
+    complete: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """An artifact that the session read and that changed since.
+
+    ``seen`` and ``current`` are generations, ``by`` the sessions in between,
+    oldest first, at most eight. ``diff`` is short and escaped, or says why there is none.
+    """
+
+    path: str
+    seen: int
+    current: int
+    kind: str
+    by: tuple[str, ...]
+    at: str
+    diff: str
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseStatus:
+    """A live lease. ``held`` says whether a process holds it, or only its time."""
+
+    path: str
+    session: str
+    since: str
+    until: str
+    epoch: int
+    held: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """One counter of one session; ``reason`` only for refusals."""
+
+    name: str
+    session: str
+    value: float
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class SessionInfo:
     """Who is reading, and which rule of the ladder said so."""
 
@@ -169,6 +303,8 @@ class VolumeStatus:
     refused: tuple[RefusedContent, ...]
     sidecar_bytes: int
     object_bytes: int
+    leases: tuple[LeaseStatus, ...] = ()
+    refusals: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,6 +25,7 @@ from coherent_volume.errors import (
 )
 from coherent_volume.files import chunks_of, read_exactly
 from coherent_volume.judgement import Expectation, Intent
+from coherent_volume.keeping import refused_label
 from coherent_volume.merge import holds_markers
 from coherent_volume.merging import commit_or_merge, gathered, policy_for
 from coherent_volume.model import (
@@ -39,9 +40,9 @@ from coherent_volume.paths import shown
 from coherent_volume.reading import Reading, read, reading_open
 from coherent_volume.records import SeenRow
 from coherent_volume.report import stored
-from coherent_volume.staging import refused_label
 
 __all__ = [
+    "TURN_WAIT_S",
     "Base",
     "append",
     "as_bytes",
@@ -50,6 +51,7 @@ __all__ = [
     "delete",
     "is_known",
     "merge",
+    "pause",
     "rename",
     "seen_of",
     "update",
@@ -229,23 +231,28 @@ def _in_turn(
     try:
         turn.acquire(TURN_WAIT_S)
     except BusyError:
-        return _retried(attempt, retries)
+        return _retried(parts, attempt, retries)
     try:
-        return _retried(attempt, retries)
+        return _retried(parts, attempt, retries)
     finally:
         turn.release()
 
 
-def _retried(attempt: Callable[[bool], Commit], retries: int) -> Commit:
+def _retried(parts: VolumeParts, attempt: Callable[[bool], Commit], retries: int) -> Commit:
     for tried in range(retries):
         try:
             return attempt(False)
         except FencedError:
             raise
         except ConflictError:
-            # Jittered, so that those who collided do not collide again.
-            time.sleep(os.urandom(1)[0] / 255 * min(0.1, 0.001 * 2**tried))
+            parts.meters.count("retries")
+            pause(tried)
     return attempt(True)
+
+
+def pause(tried: int) -> None:
+    """Wait after conflict number *tried*; jittered, so that colliders do not collide again."""
+    time.sleep(os.urandom(1)[0] / 255 * min(0.1, 0.001 * 2**tried))
 
 
 def content_now(parts: VolumeParts, key: ArtifactKey) -> tuple[Reading, bytes]:

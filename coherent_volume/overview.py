@@ -10,7 +10,9 @@ import contextlib
 import os
 
 from coherent_volume.conflict import ConflictReport
-from coherent_volume.leasing import is_leased_by
+from coherent_volume.feed import is_unfinished
+from coherent_volume.keeping import REPORT_SUFFIX
+from coherent_volume.metrics import REFUSALS, metrics
 from coherent_volume.model import (
     ArtifactKey,
     LogEntry,
@@ -20,13 +22,13 @@ from coherent_volume.model import (
     VolumeStatus,
     moment,
 )
+from coherent_volume.ownership import is_leased_by, live_leases
 from coherent_volume.parts import VolumeParts
 from coherent_volume.paths import shown
 from coherent_volume.reading import read
-from coherent_volume.records import OUTSIDE, InstallRow
+from coherent_volume.records import OUTSIDE
 from coherent_volume.report import Refusal, build, stored
 from coherent_volume.session import presences
-from coherent_volume.staging import REPORT_SUFFIX
 
 __all__ = ["log", "state", "status", "why"]
 
@@ -83,7 +85,7 @@ def status(parts: VolumeParts) -> VolumeStatus:
     unsettled = {
         shown(key)
         for key, install in parts.sidecar.all_installs()
-        if _is_unfinished(parts, key, install)
+        if is_unfinished(parts, key, install)
     }
     return VolumeStatus(
         root=os.fsdecode(parts.root.path),
@@ -100,19 +102,9 @@ def status(parts: VolumeParts) -> VolumeStatus:
         sidecar_bytes=_size(os.path.join(parts.directory, "sidecar.db"))
         + parts.sidecar.database.log_bytes(),
         object_bytes=_bytes_in(parts.staging.objects),
+        leases=live_leases(parts),
+        refusals=int(sum(m.value for m in metrics(parts) if m.name == REFUSALS)),
     )
-
-
-def _is_unfinished(parts: VolumeParts, key: ArtifactKey, install: InstallRow) -> bool:
-    """Whether the visible file is not yet what a commit made it."""
-    row = parts.sidecar.artifact(key)
-    if row is None or row.generation != install.generation:
-        return False
-    try:
-        found = os.stat(key, dir_fd=parts.root.descriptor, follow_symlinks=False)
-    except OSError:
-        return install.staged is not None
-    return install.staged is None or found.st_ino != install.staged.inode
 
 
 def _sessions(parts: VolumeParts) -> tuple[SessionStatus, ...]:

@@ -21,6 +21,7 @@ from coherent_volume.config import Config
 from coherent_volume.files import Looks
 from coherent_volume.globs import ManagedGlobs, Rules
 from coherent_volume.locks import FairLock, Presence
+from coherent_volume.meters import Meters
 from coherent_volume.model import ArtifactKey
 from coherent_volume.paths import Root
 from coherent_volume.records import InstallRow
@@ -89,7 +90,10 @@ class VolumeParts:
     leased_keys: set[ArtifactKey] = field(default_factory=set)
     # Writers opened by this process and not closed yet, by artifact.
     writers: Counter[ArtifactKey] = field(default_factory=Counter)
-    # What else must be made whole in a forked child.
+    # Counters of this process; see meters.
+    meters: Meters = field(default_factory=Meters)
+    # What must end before the volume is closed, and be made whole in a forked child.
+    on_close: list[Callable[[], None]] = field(default_factory=list)
     on_fork: list[Callable[[], None]] = field(default_factory=list)
     # Keeps two threads from announcing one process twice.
     _announcing: threading.Lock = field(default_factory=threading.Lock)
@@ -107,14 +111,18 @@ class VolumeParts:
                 if self.presence is None:
                     self.presence = announce(self.directory, self.staging.token, self.session.info)
 
-    def turn(self, key: bytes, queue: str = "update") -> FairLock:
-        """The queue in which updaters of *key* stand, or those who want its lease.
+    def turn_path(self, key: bytes, queue: str) -> str:
+        """The file of a queue for *key* alone; the same in every process."""
+        return os.path.join(self.directory, "turns", f"{queue}-{zlib.crc32(key):08x}")
+
+    def turn(self, key: bytes) -> FairLock:
+        """The queue in which updaters of *key* stand.
 
         It spares them from deriving a change that a peer is about to make
         stale. Safety does not rest on it: the compare-and-swap does that.
         """
         number = zlib.crc32(key) % _TURNS  # the same in every process
-        name = f"{queue}-{number:02d}"
+        name = f"update-{number:02d}"
         lock = self._turns.get(name)
         if lock is None:
             path = os.path.join(self.directory, "turns", name)
@@ -155,5 +163,6 @@ class VolumeParts:
             lease.abandon()
         self.leases.clear()
         self.dropped_objects.clear()
+        self.meters.become_child()
         for mend in self.on_fork:
             mend()

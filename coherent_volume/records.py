@@ -15,6 +15,8 @@ from coherent_volume.model import ABSENT_DIGEST, ArtifactKey, Digest
 __all__ = [
     "OUTSIDE",
     "ArtifactRow",
+    "EventRow",
+    "FeedRow",
     "HistoryRow",
     "InstallRow",
     "LeaseRow",
@@ -94,6 +96,31 @@ class HistoryRow(NamedTuple):
     object: str | None
 
 
+class EventRow(NamedTuple):
+    """What happened and is no generation; its number is given when it is written."""
+
+    kind: str
+    session: str
+    key: ArtifactKey
+    generation: int
+    detail: str = ""
+
+
+class FeedRow(NamedTuple):
+    """One row of the feed: a generation, or an event with base, size and digest empty."""
+
+    seq: int
+    at: int
+    kind: str
+    session: str
+    key: ArtifactKey
+    generation: int
+    base: int
+    size: int
+    digest: Digest
+    detail: str
+
+
 class SeenRow(NamedTuple):
     """What a session last saw of one artifact."""
 
@@ -114,6 +141,7 @@ class LeaseRow(NamedTuple):
     since: int
     until_ns: int
     boot: str
+    until: int
 
 
 @dataclass(slots=True)

@@ -24,7 +24,7 @@ from dataclasses import dataclass
 
 from coherent_volume import points
 from coherent_volume.attributes import Attributes, Witness
-from coherent_volume.errors import DamagedError
+from coherent_volume.errors import CoherenceError, DamagedError
 from coherent_volume.files import Look, look, look_at
 from coherent_volume.install import (
     Outcome,
@@ -266,6 +266,23 @@ def _judge_displaced(
     return put_back(parts, key, row, pending)
 
 
+def _disturb_companions(parts: VolumeParts, pending: InstallRow) -> None:
+    """Let nobody read another member of the same commit from memory any longer.
+
+    Its committer died before it did so itself. Whoever sees this member new
+    must find the others new too, and a changed ctime leads it to the records.
+    """
+    for key in parts.sidecar.unfinished_companions(pending.artifact, pending.generation):
+        with (
+            contextlib.suppress(OSError, CoherenceError),
+            contextlib.closing(
+                look(parts.root.descriptor, key, keep=False, beside_writer=True)
+            ) as seen,
+        ):
+            if seen.exists:
+                os.fchmod(seen.descriptor, stat.S_IMODE(seen.stat.st_mode))
+
+
 def _install_again(
     parts: VolumeParts,
     key: ArtifactKey,
@@ -274,6 +291,7 @@ def _install_again(
     staged: os.stat_result | None,
 ) -> ArtifactRow:
     """Published but not installed: finish it, unless somebody was faster."""
+    _disturb_companions(parts, pending)
     if not _untouched(parts, key, pending):
         # A foreign edit between COMMIT and exchange. Our generation stays in
         # the history; what is visible is judged, and adopted, by the caller.

@@ -21,9 +21,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from coherent_volume.conflict import CommitBetween, ConflictReport, WayOut
-from coherent_volume.difference import DIFF_BYTES_MAX, DIFF_LINES_MAX, is_text, unified
+from coherent_volume.difference import DIFF_BYTES_MAX, DIFF_LINES_MAX, excerpt
 from coherent_volume.errors import CoherenceError, ConflictError, FencedError, printable
 from coherent_volume.judgement import Intent
+from coherent_volume.keeping import report_label
+from coherent_volume.lines import is_text
 from coherent_volume.merge import LINES_MAX, MERGE_BYTES_MAX, Verdict, three_way
 from coherent_volume.model import ABSENT_DIGEST, ArtifactKey, Digest, moment
 from coherent_volume.parts import VolumeParts
@@ -36,7 +38,6 @@ from coherent_volume.recall import (
     passed_since,
 )
 from coherent_volume.records import SeenRow
-from coherent_volume.staging import report_label
 
 __all__ = ["Refusal", "attach", "build", "explain", "stored"]
 
@@ -225,7 +226,7 @@ def _difference(
             f"Not text: {names[0]} has {len(old)} bytes (digest {base.digest.hex()}),"
             f" {names[1]} has {len(new)} bytes (digest {head.digest.hex()})."
         )
-    diff = unified(old, new, *names)
+    diff = excerpt(old, new, *names)
     notes = []
     if diff.left_out:
         notes.append(

@@ -76,5 +76,40 @@ CREATE TABLE lease (
     epoch      INTEGER NOT NULL,
     since      INTEGER NOT NULL,                     -- UTC, nanoseconds; for people
     until_ns   INTEGER NOT NULL,                     -- CLOCK_BOOTTIME
-    boot       TEXT NOT NULL
+    boot       TEXT NOT NULL,
+    until      INTEGER NOT NULL                      -- UTC, nanoseconds; for people
 ) STRICT;
+
+-- What happened and is no generation: lease events, refusals, outside changes of
+-- files without a row. Numbered in one order with the history: each number stands
+-- in exactly one of the two tables, so a missing one says that it was pruned.
+CREATE TABLE event (
+    seq        INTEGER PRIMARY KEY,
+    at         INTEGER NOT NULL,                     -- UTC, nanoseconds; for people
+    kind       TEXT NOT NULL,                        -- lease, release, break, reclaim, refuse, foreign
+    session    TEXT NOT NULL,
+    path       BLOB NOT NULL,
+    generation INTEGER NOT NULL,                     -- the artifact's at that moment
+    detail     TEXT NOT NULL                         -- of whom, why
+) STRICT;
+
+-- Counters of all processes that ended or flushed, by session.
+CREATE TABLE metric (
+    session    TEXT NOT NULL,
+    name       TEXT NOT NULL,
+    label      TEXT NOT NULL,                        -- the reason of a refusal; else ''
+    value      REAL NOT NULL,
+    at         INTEGER NOT NULL,                     -- UTC, nanoseconds: last change
+    PRIMARY KEY (session, name, label)
+) STRICT, WITHOUT ROWID;
+
+-- The head that a named session was last told about by a note.
+CREATE TABLE told (
+    session    TEXT NOT NULL,
+    artifact   INTEGER NOT NULL,
+    generation INTEGER NOT NULL,
+    PRIMARY KEY (session, artifact)
+) STRICT, WITHOUT ROWID;
+
+-- A feed's tokens name it: numbers begin anew when the sidecar is made anew.
+INSERT INTO meta VALUES ('feed', lower(hex(randomblob(4))));

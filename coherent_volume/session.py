@@ -142,6 +142,8 @@ class Session:
         # what this process derives its writes from is what it saw itself.
         self.seen_here: dict[ArtifactKey, SeenRow] = {}
         self.unrecorded = Unrecorded()
+        # The heads that notes told of in this process.
+        self.told: dict[ArtifactKey, int] = {}
 
     @property
     def name(self) -> str:
@@ -170,6 +172,7 @@ class Session:
         """Take a new identity in a forked child, unless the session has a name."""
         self.seen_here.clear()
         self.unrecorded = Unrecorded()
+        self.told.clear()
         if self.info.kind == "process":
             self.info = _process_session()
 

@@ -10,12 +10,13 @@ Upholds I2 and I3: a generation is inserted once, one above the row's.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from coherent_volume.config import Retention
 from coherent_volume.database import Connection, Database, Row
 from coherent_volume.digest import row_checksum
 from coherent_volume.errors import DamagedError
+from coherent_volume.events import NEXT_SEQ
 from coherent_volume.ledger import Ledger
 from coherent_volume.model import ArtifactKey, Digest, Durability
 from coherent_volume.records import (
@@ -137,41 +138,6 @@ class Sidecar(Ledger):
         rows = self.database.gated("SELECT * FROM lease WHERE artifact=?", (artifact,))
         return LeaseRow(*rows[0]) if rows else None
 
-    def grant(self, lease: LeaseRow, row: ArtifactRow, observer: str | None) -> None:
-        """Gated: *lease* is the one of its artifact, whose epoch becomes the lease's.
-
-        With *observer* a named session's view moves to that epoch with it.
-        """
-        checksum = artifact_checksum(
-            row.key, row.generation, row.digest, row.size, lease.epoch, row.boot
-        )
-        with self.database.transaction(durable=True) as connection:
-            connection.execute(
-                "UPDATE artifact SET epoch=?, checksum=? WHERE id=?",
-                (lease.epoch, checksum, row.id),
-            )
-            connection.execute("INSERT OR REPLACE INTO lease VALUES (?, ?, ?, ?, ?, ?, ?)", lease)
-            if observer is not None:
-                connection.execute(
-                    "UPDATE observation SET epoch=? WHERE session=? AND artifact=? AND epoch=?",
-                    (lease.epoch, observer, row.id, row.epoch),
-                )
-
-    def break_lease(self, row: ArtifactRow) -> None:
-        """Gated: end the lease of *row* and take ownership from its holder (I4)."""
-        epoch = row.epoch + 1
-        checksum = artifact_checksum(row.key, row.generation, row.digest, row.size, epoch, row.boot)
-        with self.database.transaction(durable=True) as connection:
-            connection.execute(
-                "UPDATE artifact SET epoch=?, checksum=? WHERE id=?", (epoch, checksum, row.id)
-            )
-            connection.execute("DELETE FROM lease WHERE artifact=?", (row.id,))
-
-    def release(self, artifact: int, hold: str) -> None:
-        """Gated: the lease with this *hold* ends; a later one is left alone."""
-        with self.database.transaction(durable=False) as connection:
-            connection.execute("DELETE FROM lease WHERE artifact=? AND hold=?", (artifact, hold))
-
     # ── publishing ───────────────────────────────────────────────────────────
 
     def publish(
@@ -242,6 +208,14 @@ class Sidecar(Ledger):
         """Gated: generation and epoch together, after the content was delivered."""
         with self.database.transaction(durable=False) as connection:
             _insert_observation(connection, session, artifact, seen)
+
+    def tell(self, session: str, heads: Mapping[ArtifactKey, int]) -> None:
+        """Gated: a named session was told about these heads."""
+        with self.database.transaction(durable=False) as connection:
+            connection.executemany(
+                "INSERT OR REPLACE INTO told SELECT ?, id, ? FROM artifact WHERE path=?",
+                [(session, generation, key) for key, generation in heads.items()],
+            )
 
 
 # ── one row at a time ────────────────────────────────────────────────────────
@@ -315,7 +289,8 @@ def _insert_history(
 ) -> int:
     base = max(new.generation - 1, 0) if new.row is None else new.row.generation
     inserted = connection.execute(
-        f"INSERT INTO history ({HISTORY_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        f"INSERT INTO history (seq, {HISTORY_COLUMNS})"
+        f" VALUES ({NEXT_SEQ}, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         (
             artifact,
             new.generation,

@@ -1,6 +1,6 @@
-"""The sidecar's own files: staged content, large objects, refused content.
+"""The sidecar's own files: staged content and large objects.
 
-Owns ``staging/``, ``objects/`` and ``refused/`` below ``.coherence``. Writes no
+Owns ``staging/`` and ``objects/`` below ``.coherence``. Writes no
 visible file: the commit and recovery modules exchange what is staged here into
 place. A staged file already has the mode, owner and extended attributes of the
 file that it will replace, and the witness ``user.coherence.gen``.
@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import itertools
 import os
 from collections import deque
 from collections.abc import Iterable, Iterator
@@ -19,26 +18,16 @@ from dataclasses import dataclass
 from coherent_volume.attributes import WITNESS, Attributes, Witness, give
 from coherent_volume.digest import digest_of, digest_of_chunks, short_name
 from coherent_volume.files import CHUNK, Looks, looks, sole_opener
+from coherent_volume.keeping import Keeping, write_all
 from coherent_volume.model import ArtifactKey, Digest
 from coherent_volume.records import Staged
 from coherent_volume.syscalls import start_writeback
 
-__all__ = [
-    "REPORT_SUFFIX",
-    "StagedContent",
-    "Staging",
-    "copy_content",
-    "refused_label",
-    "report_label",
-]
+__all__ = ["StagedContent", "Staging", "copy_content"]
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _COPY = 64 << 20  # bytes a copy_file_range call moves at most
 _SPARES_MAX = 256
-_NOTE_MAX = 1 << 20  # bytes; a report has bounds that are far below
-
-REPORT_SUFFIX = ".report"
-"""How the name of a report in ``refused/`` ends; that of refused content never does."""
 
 
 @dataclass(slots=True)
@@ -57,22 +46,17 @@ class StagedContent:
     object: str | None = None
 
 
-class Staging:
+class Staging(Keeping):
     """One process's way to the sidecar's files."""
 
     def __init__(self, directory: str, incarnation: str, *, durable: bool) -> None:
-        self._directory = directory
+        super().__init__(directory)
         self._incarnation = incarnation
         self._durable = durable
         self.inline_max = (128 if durable else 64) << 10
-        # The token tells whose stages these are; see session.Presence.
-        self.token = os.urandom(8).hex()
-        self._counter = itertools.count()
         self._spares: deque[tuple[str, Looks]] = deque()
-        self.staging = os.open(os.path.join(directory, "staging"), _DIRECTORY)
         self.device = os.fstat(self.staging).st_dev
         self.objects = os.open(os.path.join(directory, "objects"), _DIRECTORY)
-        self.refused = os.open(os.path.join(directory, "refused"), _DIRECTORY)
 
     def close(self) -> None:
         """Let go of the three directories; late use by another thread finds none."""
@@ -85,10 +69,6 @@ class Staging:
         """Take a new token, in a forked child; the spares are the parent's."""
         self._spares.clear()
         self.token = os.urandom(8).hex()
-
-    def next_name(self) -> str:
-        """A stage name that was never used."""
-        return f"{self.token}.{next(self._counter)}"
 
     # ── staging ──────────────────────────────────────────────────────────────
 
@@ -111,7 +91,7 @@ class Staging:
             self._mark(descriptor, key, generation)
             if isinstance(content, bytes):
                 data: bytes | None = content
-                _write_all(descriptor, content)
+                write_all(descriptor, content)
                 digest = digest_of(content)
             else:
                 data = None
@@ -244,11 +224,6 @@ class Staging:
 
     # ── ends of a stage ──────────────────────────────────────────────────────
 
-    def discard(self, stage: str) -> None:
-        """Remove a staged file, if it is still there."""
-        with contextlib.suppress(FileNotFoundError, IsADirectoryError):
-            os.unlink(stage, dir_fd=self.staging)
-
     def look(self, stage: str) -> os.stat_result | None:
         """What stands at *stage*, or None."""
         try:
@@ -260,100 +235,6 @@ class Staging:
         """A descriptor for reading what stands at *stage*."""
         flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
         return os.open(stage, flags, dir_fd=self.staging)
-
-    def refuse(
-        self, stage: str, key: ArtifactKey, who: str, base: int | None, digest: Digest
-    ) -> str:
-        """Move a staged file to ``refused/``; returns its path below the root.
-
-        *base* is the generation that it was derived from. The name is the same
-        for the same content refused in the same situation, so repeated refusals
-        keep one copy and say the same words.
-        """
-        label = refused_label(key, who, base, digest)
-        self._move_to_refused(stage, label)
-        os.utime(label, dir_fd=self.refused)
-        # Without its witness: a person may move it back into place by hand, and
-        # then it must not claim to be a generation that was refused.
-        with contextlib.suppress(OSError):
-            os.removexattr(os.path.join(self._directory, "refused", label), WITNESS)
-        return f".coherence/refused/{label}"
-
-    def keep(
-        self,
-        key: ArtifactKey,
-        content: bytes | Iterable[bytes],
-        who: str,
-        base: int,
-        digest: Digest,
-    ) -> str:
-        """Write *content* to ``refused/``; returns its path below the root."""
-        return self.refuse(self._draft(content), key, who, base, digest)
-
-    def drop_refused(self, kept: str) -> None:
-        """Remove refused content, named by its path below the root: it has landed."""
-        os.unlink(kept.rpartition("/")[2], dir_fd=self.refused)
-
-    def note(self, label: str, data: bytes) -> None:
-        """Put a small file into ``refused/``, whole or not at all, over an older one."""
-        with contextlib.suppress(OSError):
-            # Whoever retries a stale write is refused in the same words. Replacing
-            # a file makes ext4 write its blocks out: ten times as dear as a look.
-            if self.noted(label) == data:
-                os.utime(label, dir_fd=self.refused)
-                return
-        self._move_to_refused(self._draft(data), label)
-
-    def noted(self, label: str) -> bytes:
-        """The content of a small file in ``refused/``; raises OSError."""
-        flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
-        descriptor = os.open(label, flags, dir_fd=self.refused)
-        try:
-            return os.read(descriptor, _NOTE_MAX)
-        finally:
-            os.close(descriptor)
-
-    def _draft(self, content: bytes | Iterable[bytes]) -> str:
-        name = self.next_name()
-        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-        target = os.open(name, flags, 0o600, dir_fd=self.staging)
-        try:
-            for chunk in [content] if isinstance(content, bytes) else content:
-                _write_all(target, chunk)
-        except BaseException:
-            self.discard(name)
-            raise
-        finally:
-            os.close(target)
-        return name
-
-    def _move_to_refused(self, stage: str, label: str) -> None:
-        try:
-            os.rename(stage, label, src_dir_fd=self.staging, dst_dir_fd=self.refused)
-        except FileNotFoundError:
-            # Somebody tidied the directory away; the content must be kept.
-            os.close(self.refused)
-            os.makedirs(os.path.join(self._directory, "refused"), mode=0o700, exist_ok=True)
-            self.refused = os.open(os.path.join(self._directory, "refused"), _DIRECTORY)
-            os.rename(stage, label, src_dir_fd=self.staging, dst_dir_fd=self.refused)
-
-
-def refused_label(key: ArtifactKey, session: str, base: int | None, digest: Digest) -> str:
-    """A file name for refused content: artifact, session, base and digest."""
-    who = "".join(c if c.isascii() and (c.isalnum() or c in "-_") else "_" for c in session)
-    seen = "unseen" if base is None else f"g{base}"
-    return f"{_plain_name(key)}.{who[:40]}.{seen}.{short_name(key)[:4]}{digest.hex()[:12]}"
-
-
-def report_label(key: ArtifactKey, session: str) -> str:
-    """The file name of the report about a session's last refusal of an artifact."""
-    who = short_name(os.fsencode(session))[:12]
-    return f"{_plain_name(key)}.{short_name(key)[:12]}{who}{REPORT_SUFFIX}"
-
-
-def _plain_name(key: ArtifactKey) -> str:
-    name = os.fsdecode(key.rpartition(b"/")[2])
-    return "".join(c if c.isascii() and (c.isalnum() or c in "-_.") else "_" for c in name)[:80]
 
 
 def copy_content(source: int, target: int) -> None:
@@ -370,20 +251,14 @@ def copy_content(source: int, target: int) -> None:
             return
         offset += done
     while chunk := os.pread(source, CHUNK, offset):
-        _write_all(target, chunk)
+        write_all(target, chunk)
         offset += len(chunk)
-
-
-def _write_all(descriptor: int, data: bytes) -> None:
-    view = memoryview(data)
-    while view:
-        view = view[os.write(descriptor, view) :]
 
 
 def _write_chunks(descriptor: int, chunks: Iterable[bytes]) -> Digest:
     def written() -> Iterator[bytes]:
         for chunk in chunks:
-            _write_all(descriptor, chunk)
+            write_all(descriptor, chunk)
             yield chunk
 
     return digest_of_chunks(written())

@@ -18,7 +18,7 @@ from coherent_volume.parts import VolumeParts
 from coherent_volume.paths import shown
 from coherent_volume.reading import Reading, read, reading_open, record
 
-__all__ = ["deliver", "observe", "reacquire", "receive", "view_of"]
+__all__ = ["deliver", "hand_over", "observe", "reacquire", "receive", "view_of"]
 
 
 def receive(parts: VolumeParts, key: ArtifactKey) -> tuple[Reading, bytes]:
@@ -26,6 +26,7 @@ def receive(parts: VolumeParts, key: ArtifactKey) -> tuple[Reading, bytes]:
     reading, data = content_now(parts, key)
     record(parts, key, reading)
     _refuse_absent(key, reading)
+    _count(parts, len(data))
     return reading, data
 
 
@@ -33,6 +34,9 @@ def observe(parts: VolumeParts, key: ArtifactKey, known: Base | None) -> Observa
     """As ``receive``, described; without data when it is still *known*."""
     reading, data = receive(parts, key)
     unchanged = known is not None and is_known(reading.seen, known)
+    if unchanged:
+        parts.meters.count("unchanged_replies")
+        parts.meters.count("unchanged_bytes_saved", len(data))
     return _observation(key, reading, None if unchanged else data)
 
 
@@ -42,6 +46,15 @@ def deliver(parts: VolumeParts, key: ArtifactKey, sink: BinaryIO) -> Observation
     A session that outlives this process must not be credited with content that
     nobody received.
     """
+    reading = hand_over(parts, key, sink)
+    record(parts, key, reading)
+    _refuse_absent(key, reading)
+    _count(parts, reading.size)
+    return _observation(key, reading, None)
+
+
+def hand_over(parts: VolumeParts, key: ArtifactKey, sink: BinaryIO) -> Reading:
+    """Write the content to *sink*, if there is any, and remember nothing."""
     with reading_open(parts, key) as (reading, look):
         if look.data is None and reading.exists:
             _stream(key, reading, look, sink)
@@ -51,9 +64,7 @@ def deliver(parts: VolumeParts, key: ArtifactKey, sink: BinaryIO) -> Observation
         sink.write(look.data)
     if reading.exists:
         sink.flush()
-    record(parts, key, reading)
-    _refuse_absent(key, reading)
-    return _observation(key, reading, None)
+    return reading
 
 
 def _stream(key: ArtifactKey, reading: Reading, look: Look, sink: BinaryIO) -> None:
@@ -103,6 +114,11 @@ def view_of(parts: VolumeParts, key: ArtifactKey) -> Observation | None:
 def _observation(key: ArtifactKey, reading: Reading, data: bytes | None) -> Observation:
     seen = reading.seen
     return Observation(shown(key), seen.generation, seen.digest.hex(), data, seen.epoch)
+
+
+def _count(parts: VolumeParts, size: int) -> None:
+    parts.meters.count("read_misses")
+    parts.meters.count("read_bytes", size)
 
 
 def _refuse_absent(key: ArtifactKey, reading: Reading) -> None:

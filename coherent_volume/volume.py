@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from typing import IO, Any, BinaryIO
+from typing import IO, TYPE_CHECKING, Any, BinaryIO, TypeVar
 
 from coherent_volume import artifact_io, leasing, operations, overview, views
 from coherent_volume.config import OnConflict
@@ -18,7 +18,12 @@ from coherent_volume.paths import PathArgument
 from coherent_volume.volume_feed import FeedMethods
 from coherent_volume.volume_history import HistoryMethods
 
+if TYPE_CHECKING:
+    from coherent_volume.transaction import Transaction
+
 __all__ = ["CoherentVolume"]
+
+T = TypeVar("T")
 
 
 class CoherentVolume(HistoryMethods, FeedMethods):
@@ -44,6 +49,7 @@ class CoherentVolume(HistoryMethods, FeedMethods):
         """
         hit = self._cache.get(path)
         if hit is not None and self._seen_here.get(hit.key) is hit.seen:
+            self._meters.read_hits += 1
             return hit.data
         return self._on(path, lambda parts, key: self._receive(parts, path, key))
 
@@ -178,6 +184,24 @@ class CoherentVolume(HistoryMethods, FeedMethods):
             ),
         )
 
+    def transaction(self, *, renew: bool = True) -> Transaction:
+        """Reads and writes of several artifacts, all or nothing, in a with-block."""
+        return self._transaction(renew=renew)
+
+    def transact(self, function: Callable[[Transaction], T], retries: int = 16) -> T:
+        """What *function* returns, called with a transaction, and again on conflicts."""
+        from coherent_volume.transaction import transact
+
+        return transact(
+            self._open_parts(), lambda last: self._transaction(keep_refused=last), function, retries
+        )
+
+    def _transaction(self, **options: bool) -> Transaction:
+        from coherent_volume.transaction import Transaction
+
+        nudge = self._maintenance.nudge
+        return Transaction(self._open_parts(), self._addresses.final, finished=nudge, **options)
+
     def open(self, path: PathArgument, mode: str = "r", encoding: str = "utf-8") -> IO[Any]:
         """A file object; a writer commits at the end of its with-block (r w a x, and b)."""
         return artifact_io.open_artifact(self, path, mode, encoding)
@@ -210,9 +234,19 @@ class CoherentVolume(HistoryMethods, FeedMethods):
         """I: never read, or behind. S: current. E: leased. M: leased and staged."""
         return self._on(path, overview.state)
 
-    def lease(self, path: PathArgument, ttl: float = 30.0, wait: float = 0.0) -> Lease:
-        """Own *path* for *ttl* seconds or a with-block; LeasedError after *wait* seconds."""
-        return self._on(path, lambda parts, key: leasing.acquire(parts, key, ttl, wait))
+    def lease(
+        self, path: PathArgument, ttl: float = 30.0, wait: float = 0.0, *, held: bool = True
+    ) -> Lease:
+        """Own *path* for *ttl* seconds or a with-block; LeasedError after *wait* seconds.
+
+        It ends with this process. Without *held* it belongs to the named session,
+        outlives its processes, and ends with its time; asking again extends it.
+        """
+        return self._on(path, lambda parts, key: leasing.acquire(parts, key, ttl, wait, held=held))
+
+    def release_lease(self, path: PathArgument) -> bool:
+        """End this session's lease that no process holds; False when there is none."""
+        return self._on(path, leasing.release)
 
     def break_lease(self, path: PathArgument) -> bool:
         """Take a lease from its holder, who is fenced; False when there is none."""

@@ -45,6 +45,7 @@ class OpenVolume:
         self._maintenance = Maintenance(self._parts)
         self._addresses = Addresses(self._parts)
         self._seen_here = self._parts.session.seen_here
+        self._meters = self._parts.meters
         self._parts.on_fork += [self._cache.clear, self._maintenance.become_child]
         watch_forks(self._parts)
         with contextlib.suppress(CoherenceError, OSError):

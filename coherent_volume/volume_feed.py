@@ -1,21 +1,84 @@
-"""The façade's methods that look around: the state of the whole volume.
+"""The façade's methods that look around: the whole volume, and what goes on in it.
 
 Short methods over the modules below, no rule of their own.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING
 
-from coherent_volume import checkup, overview
-from coherent_volume.model import CheckReport, VolumeStatus
+from coherent_volume import checkup, feed, metrics, overview, ownership
+from coherent_volume.model import Changes, CheckReport, LeaseStatus, Metric, Note, VolumeStatus
 from coherent_volume.volume_base import OpenVolume
+
+if TYPE_CHECKING:
+    from coherent_volume.watching import Hub, Watch
 
 __all__ = ["FeedMethods"]
 
 
 class FeedMethods(OpenVolume):
     """What goes on in the volume, and whether it is sound."""
+
+    _hub: Hub | None = None
+
+    def changes(self, since: str | None = None, limit: int | None = None) -> Changes:
+        """What happened after the token *since*, oldest first; None: only a token of now.
+
+        Commits, foreign edits, leases and refusals, in one order. The cost depends
+        on what is new. Raises UsageError for what is no token.
+        """
+        return feed.changes(self._open_parts(), since, limit)
+
+    def recent(self, count: int = 100) -> Changes:
+        """The newest *count* rows of the feed, oldest first, and a token of now."""
+        return feed.recent(self._open_parts(), count)
+
+    def watch(
+        self,
+        paths: str | Iterable[str] | None = None,
+        since: str | None = None,
+        timeout: float | None = None,
+    ) -> Watch:
+        """Feed entries as they come: an iterator that blocks, for *timeout* seconds in all.
+
+        *paths* are paths or globs below the root; *since* a token (default: now).
+        While it is open, outside edits are adopted promptly. Close it when done.
+        """
+        from coherent_volume.watching import Hub, Watch
+
+        parts = self._open_parts()
+        # Two threads may both make one here; the loser's is used by its own watch alone.
+        self._hub = hub = self._hub or Hub(parts)
+        return Watch(hub, parts, paths, since, timeout, owner=self)
+
+    def notes(self, *, remember: bool = True) -> list[Note]:
+        """What this session read and others changed since, told once for each head.
+
+        A note renews no view: read again before you write. Without *remember*
+        the notes stay untold until ``told`` is called with them.
+        """
+        from coherent_volume import notes
+
+        found = notes.notes(self._open_parts())
+        if remember:
+            notes.told(self._parts, found)
+        return found
+
+    def told(self, given: Sequence[Note]) -> None:
+        """Remember that these notes have reached the session."""
+        from coherent_volume import notes
+
+        notes.told(self._open_parts(), given)
+
+    def leases(self) -> tuple[LeaseStatus, ...]:
+        """The leases that exclude others now, by path."""
+        return ownership.live_leases(self._open_parts())
+
+    def metrics(self) -> tuple[Metric, ...]:
+        """The counters of all sessions; those of this process up to now."""
+        return metrics.metrics(self._open_parts())
 
     def status(self) -> VolumeStatus:
         """A still picture: artifacts, sessions, what is unsettled or refused."""

@@ -38,6 +38,11 @@ PLAIN = [
     "update --as n a --json -- cmd --json --root x -- y",
     "edit a -- vim",
     "edit a -- vim {} -c x",
+    "transaction a b -- sh -c x",
+    "transaction -- true",
+    "transaction a --retries 3 --json -- cmd --json -- y --retries=4",
+    "blame a",
+    "undo --json",
     "reacquire",
     "reacquire a",
     "reacquire a b c --json",
@@ -49,6 +54,11 @@ PLAIN = [
     "log --limit 3 --json",
     "session",
     "session --as bob",
+    "notes",
+    "notes --json --as bob",
+    "since",
+    "since 5c0f-17 --json",
+    "since 5c0f-17 -n 3",
     "--version",
 ]
 
@@ -60,9 +70,23 @@ UNUSUAL = [
     "mv a -- -b",
     "log -n3",
     "update a sed",
+    "transaction --retries=3 a -- -x",
+    "show a 3",
+    "diff a",
+    "diff a 3 --json",
+    "diff a 3 4",
+    "restore a 3",
+    "restore --since 10m --by outside --dry-run",
     "init",
     "init --managed p/** --managed !q --durability process",
     "check --repair",
+    "watch a b --json --count 3 --for 2.5 --since 5c0f-17",
+    "lease a --ttl 5 --wait 2 -- make all",
+    "lease a --break",
+    "lease a --release",
+    "top --once",
+    "top --interval 2",
+    "metrics --json",
     "demo --json",
     "version",
 ]
@@ -79,9 +103,24 @@ WRONG = [
     "update a --",
     "edit a",
     "update -- sed",
+    "transaction a",
+    "transaction a --",
+    "transaction a --retries x -- true",
+    "show a",
+    "show a b",
+    "diff a -1",
+    "diff a 1 2 3",
+    "restore a b",
+    "undo a",
     "status a",
     "log a b",
     "log -n 0",
+    "since a b",
+    "since -n 0",
+    "lease",
+    "lease a --ttl x",
+    "watch --count 0",
+    "top --interval 0",
     "frobnicate",
     "--nope",
     "check --json=1",
@@ -219,7 +258,7 @@ def complete(where: Path, line: str, position: int) -> list[str]:
 
 
 def test_bash_completes_verbs_and_options(tmp_path):
-    assert complete(tmp_path, "coherent re", 1) == ["read", "reacquire"]
+    assert complete(tmp_path, "coherent re", 1) == ["read", "restore", "reacquire"]
     assert "--overwrite" in complete(tmp_path, "coherent write --o", 2)
 
 

@@ -18,11 +18,12 @@ from typing import Any
 import pytest
 
 from coherent_volume import CoherentVolume, ForeignEditError, NotFoundError, points
+from coherent_volume.gating import settled_heads
 from tests.harness import evidence
 from tests.harness.processes import say, until
 from tests.harness.sweep import Ended, Nursery, PointHook
 
-A, B = "plans/a", "plans/b"
+A, B, C = "plans/a", "plans/b", "plans/c"
 OLD, NEW, FOREIGN = b"old text\n", b"new text\n", b"an outsider's text\n"
 LARGE_OLD, LARGE_NEW = b"old %d\n" % 1 * 50_000, b"new %d\n" % 2 * 50_000
 
@@ -82,6 +83,23 @@ def edit_then_read(volume: CoherentVolume) -> Any:
     return volume.read(A)
 
 
+def two_files(volume: CoherentVolume) -> None:
+    volume.create(A, OLD)
+    volume.create(C, OLD)
+
+
+def three_at_once(volume: CoherentVolume) -> None:
+    with volume.transaction() as tx:
+        tx.read(C)
+        tx.write(A, NEW)
+        tx.create(B, LARGE_NEW)
+        tx.delete(C)
+
+
+THREE_OLD: Contents = {A: OLD, B: None, C: OLD}
+THREE_NEW: Contents = {A: NEW, B: LARGE_NEW, C: None}
+
+
 def nothing(volume: CoherentVolume) -> None:
     """There is no volume's history before."""
 
@@ -115,6 +133,13 @@ SCENARIOS = {
     ),
     "recovery_of_a_race": Scenario(
         lambda v: v.write(A, NEW), {A: NEW}, {A: NEW}, race=save_over, killed_before="race_found"
+    ),
+    "transaction": Scenario(three_at_once, THREE_OLD, THREE_NEW, two_files),
+    "recovery_of_a_transaction": Scenario(
+        three_at_once, THREE_NEW, THREE_NEW, two_files, killed_before="published"
+    ),
+    "recovery_of_half_a_transaction": Scenario(
+        three_at_once, THREE_NEW, THREE_NEW, two_files, killed_before="installed"
     ),
     "lease": Scenario(lambda v: v.lease(A), {A: OLD}, {A: OLD}),
 }
@@ -161,7 +186,8 @@ def recover(root: str, scenario: str, kill: list[Any] | None) -> None:
     with CoherentVolume(root, session="reader") as volume:
         points.reached = PointHook(kill and (kill[0], kill[1]))
         # Changes nothing and goes through the gate, where recovery is done.
-        volume.break_lease(A)
+        with settled_heads(volume._parts, [volume._addresses.key(A)]):
+            pass
 
 
 def visit(root: str, session: str, paths: list[str]) -> dict[str, Any]:

@@ -115,9 +115,12 @@ def test_python_of_the_readme_prints_what_the_readme_shows(run):
 def test_shell_of_the_readme_runs_from_top_to_bottom(run):
     script = "set -euo pipefail\n" + "\n".join(block.text for block in blocks_in("bash"))
     done = run("bash", "-c", script)
-    assert done.stderr == ""
+    refusal = "plans/plan.md: bob committed since you read it: you saw generation 4, current is 5"
+    assert re.findall(r"^coherent: (.*)", done.stderr, re.MULTILINE) == [refusal]
     plan = (run.scratch / "plans" / "plan.md").read_text()
-    assert re.fullmatch(r"# The plan\n- script-\d+ was there\n", plan)
+    loop = r"# Plan\n- script-\d+ was here\n"
+    assert re.fullmatch(loop + r"# The plan\n- script-\d+ was there\n- alice: docs\n", plan)
+    assert "generation 6, merged with generation 5 by bob; read it before" in done.stdout
 
 
 @pytest.mark.invariant("I1")

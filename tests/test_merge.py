@@ -16,7 +16,7 @@ from coherent_volume import (
     StaleGenerationError,
     UsageError,
 )
-from coherent_volume.difference import lines_of, matching_blocks
+from coherent_volume.lines import lines_of, matching_blocks
 from coherent_volume.merge import (
     LINES_MAX,
     MERGE_BYTES_MAX,

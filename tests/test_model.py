@@ -128,6 +128,35 @@ class CoherentMachine(RuleBasedStateMachine):
         expected = self.model.rename(session, source, target)
         self._commit(expected, lambda v: v.rename(source, target), session)
 
+    @rule(
+        session=SESSIONS,
+        reads=st.lists(PATHS, unique=True),
+        writes=st.dictionaries(PATHS, st.none() | CONTENTS),
+    )
+    def transaction(self, session, reads, writes):
+        expected = self.model.transaction(session, reads, writes)
+        volume = self.volumes[session]
+        tx = volume.transaction()
+        refusal = None
+        try:
+            with tx:
+                for path in reads:
+                    with contextlib.suppress(NotFoundError):
+                        tx.read(path)
+                for path, content in writes.items():
+                    _ = tx.delete(path) if content is None else tx.write(path, content)
+        except (ConflictError, NotFoundError) as error:
+            refusal = error
+        if refusal is not None:
+            verdict = next(v for kind, v in VERDICTS.items() if isinstance(refusal, kind))
+            assert verdict in expected[refusal.path].verdicts, f"{refusal}, expected {expected}"
+            assert tx.commits == ()
+            return
+        assert {c.path: (c.generation, c.changed) for c in tx.commits} == {
+            path: (outcome.generation, "done" in outcome.verdicts)
+            for path, outcome in expected.items()
+        }
+
     @rule(session=SESSIONS)
     def reacquire(self, session):
         stale, renumbered = self.model.reacquire(session)

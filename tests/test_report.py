@@ -22,7 +22,8 @@ from coherent_volume import (
     report,
 )
 from coherent_volume.conflict import ConflictReport
-from coherent_volume.difference import DIFF_BYTES_MAX, DIFF_LINES_MAX, lines_of, unified
+from coherent_volume.difference import DIFF_BYTES_MAX, DIFF_LINES_MAX, excerpt
+from coherent_volume.lines import lines_of
 from coherent_volume.model import ArtifactKey
 from coherent_volume.recall import current_now
 from tests.harness.command import Command
@@ -318,16 +319,16 @@ texts = st.lists(st.sampled_from([b"a\n", b"b\n", b"c\n", b"d\n"]), max_size=30)
 def test_diff_leads_from_the_old_text_to_the_new(one, other, end, around):
     frame = b"".join(b"%d\n" % number for number in range(around))
     old, new = frame + one + frame, frame + other + frame + end
-    assert rebuilt(unified(old, new, "a", "b"), old) == new
+    assert rebuilt(excerpt(old, new, "a", "b"), old) == new
 
 
 def test_diff_is_bounded_and_says_what_is_left_out(stale):
-    long = unified(b"", b"".join(b"%d\n" % n for n in range(1000)), "a", "b")
+    long = excerpt(b"", b"".join(b"%d\n" % n for n in range(1000)), "a", "b")
     assert len(long.lines) == DIFF_LINES_MAX
     assert long.left_out == 1003 - DIFF_LINES_MAX
-    wide = unified(b"", b"".join(b"x" * 300 + b"\n" for n in range(100)), "a", "b")
+    wide = excerpt(b"", b"".join(b"x" * 300 + b"\n" for n in range(100)), "a", "b")
     assert sum(len(line) + 1 for line in wide.lines) <= DIFF_BYTES_MAX
-    single = unified(b"", b"y" * 100_000, "a", "b")
+    single = excerpt(b"", b"y" * 100_000, "a", "b")
     assert "[65036 more bytes]" in single.lines[-1] or "more bytes]" in single.lines[-1]
 
 
@@ -335,13 +336,13 @@ def test_diff_of_a_large_file_takes_no_longer_than_looking_at_it():
     """Counted in lines that are compared, not in seconds."""
     big = b"".join(b"line %d\n" % n for n in range(300_000))
     middle = len(big) // 2
-    diff = unified(big, big[:middle] + b"new\n" + big[middle:], "a", "b")
+    diff = excerpt(big, big[:middle] + b"new\n" + big[middle:], "a", "b")
     assert diff.compared_whole
     assert len(diff.lines) < 15
     chosen = random.Random(1)
     alike = [b"".join(b"%d\n" % chosen.randrange(100) for _ in range(50_000)) for _ in range(2)]
-    assert not unified(*alike, "a", "b").compared_whole
-    assert not unified(big, big.replace(b"line", b"row"), "a", "b").compared_whole
+    assert not excerpt(*alike, "a", "b").compared_whole
+    assert not excerpt(big, big.replace(b"line", b"row"), "a", "b").compared_whole
 
 
 # ── why ──────────────────────────────────────────────────────────────────────

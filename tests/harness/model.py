@@ -178,6 +178,28 @@ class VolumeModel:
         self._commit(session, source, here, None)
         return self._commit(session, target, there, content)
 
+    def transaction(
+        self, session: str, reads: list[str], writes: dict[str, bytes | None]
+    ) -> dict[str, Outcome]:
+        """All of *writes* (None: a deletion) after *reads*, or the refusal of the first that fails.
+
+        What was read counts as read either way. The outcome is that of each
+        member, or of the one that refused all.
+        """
+        for path in reads:
+            self.read(session, path)
+        for path, content in writes.items():
+            artifact = self.artifact(path)
+            refusal = None if path in reads else self._refusal(session, path, artifact, None)
+            if refusal is None and content is None and artifact.content is None:
+                refusal = _outcome("not found")
+            if refusal is not None:
+                return {path: refusal}
+        return {
+            path: self._commit(session, path, self.artifact(path), content)
+            for path, content in writes.items()
+        }
+
     def reacquire(self, session: str) -> tuple[set[str], set[str]]:
         """(paths whose view was stale, paths whose number only was); all are read now."""
         stale, renumbered = set(), set()

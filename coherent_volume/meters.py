@@ -1,0 +1,122 @@
+"""Meters: what happened in this process, counted, and the sums of all processes.
+
+Owns the counters and the table that keeps them. Counting is an addition in
+memory and never touches the disk; the sums are written now and then beside
+other work under the gate, and at close. A process that is killed takes with it
+what it had not written, and one that only read a little writes nothing at all:
+a metric is an indication, never an account.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+
+from coherent_volume.database import Database
+
+__all__ = ["FLUSH_S", "Meters", "fold", "has_old", "sums"]
+
+FLUSH_S = 5.0
+_WORTH_A_WRITE = 256
+"""A process that wrote nothing else writes its counters only if there are this many."""
+_SESSIONS_MAX = 1_000
+OTHERS = "others"
+"""The session that takes over the counters of those long gone."""
+
+Counts = dict[tuple[str, str], float]
+
+
+class Meters:
+    """The counters of one volume object since they were last written."""
+
+    __slots__ = ("_counts", "_flushed", "_lock", "read_hits")
+
+    def __init__(self) -> None:
+        # Protects the counts from threads that count at one time. Not
+        # ``read_hits``: a read from memory pays for one addition and no lock,
+        # and now and then one is lost between threads.
+        self._lock = threading.Lock()
+        self._counts: Counts = {}
+        self._flushed = time.monotonic()
+        self.read_hits = 0
+
+    def count(self, name: str, amount: float = 1, label: str = "") -> None:
+        """Add *amount* to the counter *name* (of the reason *label*)."""
+        with self._lock:
+            self._counts[name, label] = self._counts.get((name, label), 0) + amount
+
+    def counts(self) -> Counts:
+        """What was counted and not written yet."""
+        with self._lock:
+            found = dict(self._counts)
+        if self.read_hits:
+            found["read_hits", ""] = self.read_hits
+        return found
+
+    @property
+    def is_due(self) -> bool:
+        """Whether the counters should be written beside other work."""
+        return time.monotonic() - self._flushed > FLUSH_S and bool(self._counts or self.read_hits)
+
+    def flush(self, database: Database, session: str, *, closing: bool = False) -> None:
+        """Gated: add the counters to those of *session*, and begin anew at zero."""
+        found = self.counts()
+        few = sum(value for value in found.values()) < _WORTH_A_WRITE
+        if not found or (closing and few and not database.has_written):
+            return
+        now = time.time_ns()
+        with database.transaction(durable=False) as connection:
+            connection.executemany(
+                "INSERT INTO metric VALUES (?, ?, ?, ?, ?) ON CONFLICT DO UPDATE"
+                " SET value = value + excluded.value, at = excluded.at",
+                [(session, name, label, value, now) for (name, label), value in found.items()],
+            )
+        with self._lock:
+            self._flushed = time.monotonic()
+            for each, value in found.items():
+                if each == ("read_hits", ""):
+                    self.read_hits -= int(value)
+                elif self._counts[each] == value:
+                    del self._counts[each]
+                else:
+                    self._counts[each] -= value
+
+    def become_child(self) -> None:
+        """After a fork, in the child: what was counted is the parent's to tell."""
+        self.__init__()  # type: ignore[misc]
+
+
+def sums(database: Database) -> list[tuple[str, str, str, float]]:
+    """(session, name, label, value) of everything that was written."""
+    rows = database.read("SELECT session, name, label, value FROM metric ORDER BY 2, 1, 3")
+    return [(str(row[0]), str(row[1]), str(row[2]), float(row[3])) for row in rows]
+
+
+def has_old(database: Database, before: int) -> bool:
+    """Whether there is something for ``fold`` to add up."""
+    rows = database.read(
+        "SELECT count(DISTINCT session), min(at) FROM metric WHERE session <> ?", (OTHERS,)
+    )
+    return bool(rows[0][0] > _SESSIONS_MAX or (rows[0][1] or before) < before)
+
+
+def fold(database: Database, before: int) -> None:
+    """Gated: add up the counters of sessions long gone under one name.
+
+    Sums over all sessions stay what they are; only who it was is forgotten.
+    """
+    gone = (
+        "SELECT session FROM metric WHERE session <> ?1 GROUP BY session"
+        " HAVING max(at) < ?2 OR session NOT IN (SELECT session FROM metric GROUP BY session"
+        " ORDER BY max(at) DESC LIMIT ?3)"
+    )
+    with database.transaction(durable=False) as connection:
+        names = connection.execute(gone, (OTHERS, before, _SESSIONS_MAX)).fetchall()
+        for (name,) in names:
+            connection.execute(
+                "INSERT INTO metric SELECT ?, name, label, value, at FROM metric WHERE session=?"
+                " ON CONFLICT DO UPDATE SET value = value + excluded.value,"
+                " at = max(at, excluded.at)",
+                (OTHERS, name),
+            )
+            connection.execute("DELETE FROM metric WHERE session=?", (name,))
