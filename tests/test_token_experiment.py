@@ -208,7 +208,7 @@ def test_agent_that_breaks_off_is_told_and_no_process_stays(tmp_path):
 
 
 def test_one_command_writes_every_result_without_naming_the_machine(tmp_path, monkeypatch, capsys):
-    few = Amounts(1, 1, 5, 4, (2,), (5,), (1024,), (0.5,))
+    few = Amounts(1, 1, 5, 4, (4,), (5,), (1024,), (0.5,))
     monkeypatch.setattr(command.Amounts, "quick", lambda: few)
     command.main(["--quick", "--out", str(tmp_path)])
     written = {path.name for path in tmp_path.iterdir()}

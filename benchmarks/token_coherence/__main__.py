@@ -107,7 +107,7 @@ def _run(amounts: Amounts, out: Path, show: Show) -> list[Claim]:
     strict = [cell for cell in sections["scenarios"].cells if cell.arm == "strict"]
     print(latencies(strict))
     why = plots.missing()
-    drawn = plots.draw_all(out, cells, sections) if why is None else []
+    drawn = plots.draw_all(out, cells, sections, amounts.population) if why is None else []
     print(why or f"Plots: {', '.join(drawn)}")
     return claims
 

@@ -8,12 +8,14 @@ from statistics import fmean
 from typing import Any
 
 from benchmarks.token_coherence.measured import Section
+from benchmarks.token_coherence.model import SYNCHRONOUS
 from benchmarks.token_coherence.report import savings
-from benchmarks.token_coherence.tables import Line
+from benchmarks.token_coherence.scenarios import CANONICAL, SCENARIOS
+from benchmarks.token_coherence.tables import Line, population
 
 __all__ = ["draw_all", "missing"]
 
-INK, OURS, THEIRS, MUTED = "#1f2933", "#0b6e4f", "#c05621", "#7b8794"
+INK, OURS, THEIRS = "#1f2933", "#0b6e4f", "#c05621"
 
 
 def missing() -> str | None:
@@ -25,15 +27,17 @@ def missing() -> str | None:
     return None
 
 
-def draw_all(directory: Path, cells: Sequence[Line], sections: Mapping[str, Section]) -> list[str]:
-    """Draw what the sections allow and return the names of the files."""
+def draw_all(
+    directory: Path, cells: Sequence[Line], sections: Mapping[str, Section], seeds: int
+) -> list[str]:
+    """Draw the plots and return the names of the files; *seeds* are the model's population."""
     import matplotlib as mpl
 
     mpl.use("svg")
     # Without a date and with fixed ids the same figures give the same file.
     mpl.rcParams.update({"svg.hashsalt": "token-coherence", "svg.fonttype": "none"})
-    _savings(directory / "savings_by_volatility.svg", cells, sections["volatility"])
-    _costs(directory / "cost_by_agents.svg", cells, sections["agents"])
+    _savings(directory / "savings_by_volatility.svg", cells, sections["volatility"], seeds)
+    _costs(directory / "cost_by_agents.svg", cells, sections["agents"], seeds)
     return ["savings_by_volatility.svg", "cost_by_agents.svg"]
 
 
@@ -59,24 +63,23 @@ def _keep(figure: Any, path: Path) -> None:
     path.write_text(text + "\n")
 
 
-def _savings(path: Path, cells: Sequence[Line], section: Section) -> None:
+def _savings(path: Path, cells: Sequence[Line], section: Section, seeds: int) -> None:
     figure, axes = _axes(
         "Tokens saved against broadcast", "share of actions that write", "saved, per cent"
     )
     table = [line for line in cells if line.table == "8.3"]
     x = [float(line.row.removeprefix("V=")) for line in table]
-    axes.plot(x, [line.population for line in table], color=MUTED, label="model, population")
+    theirs = [line.population for line in table]
+    axes.plot(x, theirs, color=THEIRS, linewidth=1, label="model, copies signalled a step late")
+    a = SCENARIOS["A"]
+    validated = [population(a.but(volatility=v), SYNCHRONOUS, seeds)["savings"].mean for v in x]
+    axes.plot(x, validated, color=OURS, linewidth=1, label="model, every read validated")
     papers = [float(line.paper) for line in table]
-    axes.plot(x, papers, "s", color=THEIRS, label="paper, simulated", markersize=6)
+    axes.plot(x, papers, "s", color=THEIRS, label="paper (its simulation)", markersize=6)
     ours = [cell for cell in section.cells if cell.arm == "strict"]
     found = [savings(cell, section.find(cell.scenario.name, "broadcast")) for cell in ours]
-    axes.plot(
-        [cell.scenario.volatility for cell in ours],
-        found,
-        "o",
-        color=OURS,
-        label="measured, real processes, every read validated",
-    )
+    at = [cell.scenario.volatility for cell in ours]
+    axes.plot(at, found, "o", color=OURS, label="measured: real processes, every read validated")
     demand = 100 * (1 - 0.75 / 3)
     axes.axhline(demand, color=INK, linestyle=":", linewidth=1.2)
     axes.annotate("plain reading on demand", (1.0, demand + 0.5), ha="right", color=INK)
@@ -85,7 +88,7 @@ def _savings(path: Path, cells: Sequence[Line], section: Section) -> None:
     _keep(figure, path)
 
 
-def _costs(path: Path, cells: Sequence[Line], section: Section) -> None:
+def _costs(path: Path, cells: Sequence[Line], section: Section, seeds: int) -> None:
     figure, axes = _axes("Cost by the number of agents", "agents", "thousand tokens")
     table = [line for line in cells if line.table == "3"]
     for column, style, name in (("broadcast", "s--", "broadcast"), ("cost", "s-", "lazy")):
@@ -93,14 +96,19 @@ def _costs(path: Path, cells: Sequence[Line], section: Section) -> None:
         x = [int(line.row.removeprefix("n=")) for line in of_column]
         y = [float(line.paper.split(" ")[0]) for line in of_column]
         axes.plot(x, y, style, color=THEIRS, label=f"paper, {name}", markersize=8, fillstyle="none")
-    for arm, style, name in (("broadcast", "o--", "broadcast"), ("strict", "o-", "validated")):
+    counts = sorted({cell.scenario.agents for cell in section.cells})
+    workloads = [CANONICAL.but(agents=count) for count in counts]
+    validated = [population(each, SYNCHRONOUS, seeds)["cost"].mean for each in workloads]
+    axes.plot(counts, validated, color=OURS, linewidth=1, label="model, every read validated")
+    arms = (("broadcast", "o--", "broadcast"), ("strict", "o", "every read validated"))
+    for arm, style, name in arms:
         ours = [cell for cell in section.cells if cell.arm == arm]
         x = [cell.scenario.agents for cell in ours]
         y = [fmean(outcome.tokens for outcome in cell.outcomes) / 1000 for cell in ours]
         axes.plot(x, y, style, color=OURS, label=f"measured, {name}", markersize=5)
     axes.set_xscale("log", base=2)
     axes.set_yscale("log")
-    axes.set_xticks(sorted({cell.scenario.agents for cell in section.cells}))
+    axes.set_xticks(counts)
     axes.get_xaxis().set_major_formatter("{x:.0f}")
     axes.legend(frameon=False)
     _keep(figure, path)

@@ -19,21 +19,6 @@ PAPER = {
     if row.table in {"1", "3", "5", "8.3"}
     for column, printed in row.cells.items()
 }
-HEADINGS = (
-    "cost",
-    "model",
-    "on the wire",
-    "saves",
-    "of demand",
-    "hit rate",
-    "signals",
-    "refused",
-    "stale",
-    "lost",
-    "paper",
-    "difference",
-    "paper saves",
-)
 COLUMNS = {"broadcast": "broadcast", "strict": "cost", "notified": "cost"}
 
 
@@ -52,36 +37,37 @@ def savings(cell: Cell, baseline: Cell | None) -> float:
 
 def section_table(section: Section) -> str:
     """Return one line for each cell of *section*; costs in thousands of tokens."""
-    headings = ("workload, arm", *HEADINGS)
-    rows = []
-    for cell in section.cells:
-        name, arm, mode = cell.scenario.name, cell.arm, cell.mode
-        caches = arm in {"strict", "notified"}
-        demand = section.find(name, "demand", mode) if arm not in {"broadcast", "demand"} else None
-        broadcast = section.find(name, "broadcast", mode)
-        cost = cell.mean(lambda o: o.tokens) / 1000
-        paper = PAPER.get((name, COLUMNS.get(arm, "")))
-        paper_saves = PAPER.get((name, "savings")) if caches else None
-        rows.append(
-            (
-                f"{name}, {arm}",
-                f"{cost:.1f} ±{cell.spread(lambda o: o.tokens) / 1000:.1f}",
-                f"{cell.modelled() / 1000:.1f}" if caches else "",
-                f"{cell.mean(lambda o: o.wire_tokens) / 1000:.1f}",
-                "" if arm == "broadcast" else f"{savings(cell, broadcast):.1f} %",
-                "" if demand is None else f"{savings(cell, demand):.1f} %",
-                f"{100 * cell.mean(lambda o: o.hit_rate):.1f} %",
-                f"{cell.mean(lambda o: o.signals):.1f}",
-                f"{cell.mean(lambda o: o.refused):.1f}",
-                f"{cell.mean(lambda o: o.stale):.1f}",
-                f"{cell.mean(lambda o: o.lost):.1f}",
-                "" if paper is None else f"{paper:.1f}",
-                "" if paper is None else f"{cost - paper:+.1f}",
-                "" if paper_saves is None else f"{paper_saves:.1f} %",
-            )
-        )
+    rows = [_row(section, cell) for cell in section.cells]
+    # A column that says nothing here (the paper has no such sweep) is left out.
+    kept = [name for name in rows[0] if any(row[name] for row in rows)] if rows else []
     told = "".join(f"{arm} was skipped: {why}.\n" for arm, why in section.skipped.items())
-    return markdown(headings, rows) + told
+    return markdown(kept, [[row[name] for name in kept] for row in rows]) + told
+
+
+def _row(section: Section, cell: Cell) -> dict[str, str]:
+    name, arm, mode = cell.scenario.name, cell.arm, cell.mode
+    caches = arm in {"strict", "notified"}
+    cost = cell.mean(lambda o: o.tokens) / 1000
+    paper = PAPER.get((name, COLUMNS.get(arm, "")))
+    paper_saves = PAPER.get((name, "savings")) if caches else None
+    demand = section.find(name, "demand", mode) if arm not in {"broadcast", "demand"} else None
+    saves = savings(cell, section.find(name, "broadcast", mode))
+    return {
+        "workload, arm": f"{name}, {arm}",
+        "cost": f"{cost:.1f} ±{cell.spread(lambda o: o.tokens) / 1000:.1f}",
+        "model": f"{cell.modelled() / 1000:.1f}" if caches else "",
+        "on the wire": f"{cell.mean(lambda o: o.wire_tokens) / 1000:.1f}",
+        "saves": "" if arm == "broadcast" else f"{saves:.1f} %",
+        "of demand": "" if demand is None else f"{savings(cell, demand):.1f} %",
+        "hit rate": f"{100 * cell.mean(lambda o: o.hit_rate):.1f} %",
+        "signals": f"{cell.mean(lambda o: o.signals):.1f}",
+        "refused": f"{cell.mean(lambda o: o.refused):.1f}",
+        "stale": f"{cell.mean(lambda o: o.stale):.1f}",
+        "lost": f"{cell.mean(lambda o: o.lost):.1f}",
+        "paper": "" if paper is None else f"{paper:.1f}",
+        "difference": "" if paper is None else f"{cost - paper:+.1f}",
+        "paper saves": "" if paper_saves is None else f"{paper_saves:.1f} %",
+    }
 
 
 def latencies(cells: Sequence[Cell]) -> str:

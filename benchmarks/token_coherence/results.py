@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import machine
+from benchmarks.token_coherence.experiment import Cell
 from benchmarks.token_coherence.measured import Section
+from benchmarks.token_coherence.report import savings
 
 __all__ = ["about", "as_document", "write"]
 
@@ -38,9 +40,19 @@ def as_document(section: Section) -> dict[str, Any]:
     """Return a measured section as plain values."""
     return {
         "title": section.title,
-        "cells": [cell.as_dict() for cell in section.cells],
+        "cells": [cell.as_dict() | _saved(section, cell) for cell in section.cells],
         "claims": [asdict(claim) for claim in section.claims],
         "skipped": section.skipped,
+    }
+
+
+def _saved(section: Section, cell: Cell) -> dict[str, Any]:
+    """Return what the cell saves on the same traces, per cent; None where there is no such arm."""
+    name, mode = cell.scenario.name, cell.mode
+    demand = section.find(name, "demand", mode)
+    return {
+        "saves": savings(cell, section.find(name, "broadcast", mode)),
+        "saves_of_demand": None if demand is None else savings(cell, demand),
     }
 
 
