@@ -183,14 +183,17 @@ def test_three_writers_read_stale_content_six_times_of_nine_without_and_never_wi
     }
 
 
-def test_notified_arm_loses_nothing_or_says_what_it_lacks(laboratory):
-    why = unavailable(ARMS["notified"])
+@pytest.mark.parametrize("arm", ["notified", "eager"])
+def test_arms_that_live_by_the_feed_lose_nothing_or_say_what_they_lack(laboratory, arm):
+    why = unavailable(ARMS[arm])
     if why is not None:
         assert "feed of changes" in why
         return
-    cell = laboratory.cell(SCENARIOS["D"].but(steps=15), "notified", runs=2)
+    cell = laboratory.cell(SCENARIOS["D"].but(steps=15), arm, runs=2)
     assert cell.faults() == {}
-    assert cell.mean(lambda o: o.refused) > 0
+    assert cell.mean(lambda o: o.writes) > 0
+    # A copy is trusted: the library is asked only for what the feed spoke of.
+    assert cell.mean(lambda o: o.unchanged) == 0
 
 
 def test_agent_that_breaks_off_is_told_and_no_process_stays(tmp_path):

@@ -127,6 +127,14 @@ class Agent:
         if self._notices is not None:
             begin = time.monotonic_ns()
             self._note(begin, "notice", -1, 0, purpose="notice", wire=self._notices.poll())
+            if self._arm.eager:
+                self._follow(self._notices)
+
+    def _follow(self, notices: Notices) -> None:
+        """Read what the agent holds and the feed knows to be behind."""
+        for file, held in list(self._held.items()):
+            if notices.speak_of(name_of(file), held.generation):
+                self._observe(file, held, "push")
 
     # ── writing ──────────────────────────────────────────────────────────────
 

@@ -18,6 +18,7 @@ class Arm:
     known and gets "unchanged" or content; "own" is served from the agent's own
     copy; "notices" from the copy until the feed speaks of the file.
     *refresh*: when every agent reads every file anew besides.
+    *eager*: what the feed speaks of is read at once, before it is asked for.
     *overwrites*: writes name no base and replace whatever is there.
     """
 
@@ -26,6 +27,7 @@ class Arm:
     refresh: Literal["never", "after each step", "before each round"] = "never"
     overwrites: bool = False
     delta: bool = False
+    eager: bool = False
 
     @property
     def faults(self) -> tuple[str, ...]:
@@ -52,6 +54,7 @@ ARMS = {
         Arm("strict", "validate"),
         Arm("delta", "validate", delta=True),
         Arm("notified", "notices"),
+        Arm("eager", "notices", eager=True),
         Arm("blind", "own", overwrites=True),
         Arm("snapshot", "own", refresh="before each round", overwrites=True),
     )

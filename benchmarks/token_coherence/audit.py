@@ -113,7 +113,8 @@ def audit(
             allowed = agents + (agents - 1) * len(made) + retries
             outcome.beyond_bound += max(0, len(contents) - allowed)
     if caches:
-        outcome.signals = replayed.tally.signals
+        # Who is brought the content needs no signal besides.
+        outcome.signals = 0 if arm.eager else replayed.tally.signals
         outcome.predicted = replayed.tally.misses
     elif arm.reads == "always":
         outcome.predicted = outcome.content + outcome.unchanged

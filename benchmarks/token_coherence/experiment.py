@@ -19,7 +19,7 @@ from benchmarks.token_coherence.arms import ARMS
 from benchmarks.token_coherence.audit import Outcome, audit, read_logs
 from benchmarks.token_coherence.crew import Crew
 from benchmarks.token_coherence.document import first
-from benchmarks.token_coherence.model import NOTIFIED, SYNCHRONOUS, run
+from benchmarks.token_coherence.model import EAGER, NOTIFIED, SYNCHRONOUS, run
 from benchmarks.token_coherence.scenarios import BYTES_PER_TOKEN, Scenario
 from benchmarks.token_coherence.tables import broadcast_cost
 from benchmarks.token_coherence.trace import Trace, draw, save
@@ -73,7 +73,8 @@ class Cell:
 
     def modelled(self) -> float:
         """Return what the model of such copies makes of the same traces, in tokens."""
-        rules = NOTIFIED if ARMS[self.arm].reads == "notices" else SYNCHRONOUS
+        arm = ARMS[self.arm]
+        rules = EAGER if arm.eager else NOTIFIED if arm.reads == "notices" else SYNCHRONOUS
         return fmean(run(trace, rules).tokens for trace in self.traces)
 
     def faults(self) -> dict[str, int]:

@@ -16,7 +16,7 @@ from benchmarks.token_coherence.trace import turns
 
 __all__ = ["Amounts", "Claim", "Section", "claims_of", "measure", "three_writers"]
 
-ARMS_IN_LOCKSTEP = ("broadcast", "demand", "strict", "notified", "delta", "blind")
+ARMS_IN_LOCKSTEP = ("broadcast", "demand", "strict", "notified", "eager", "delta", "blind")
 ARMS_AT_LARGE = ("strict", "notified", "blind")
 SIZES = (4096, 8192, 32768, 65536)
 ZIPF = 1.2
@@ -29,7 +29,7 @@ class Amounts:
     """How much is run; the defaults are those of a full run."""
 
     runs: int = 10
-    sweep_runs: int = 5
+    sweep_runs: int = 10
     population: int = 1000
     length: int = 40
     """Steps of every workload, save where the steps are what is varied."""

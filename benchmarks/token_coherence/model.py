@@ -23,6 +23,7 @@ from typing import Literal
 from benchmarks.token_coherence.trace import Trace
 
 __all__ = [
+    "EAGER",
     "NOTIFIED",
     "PAPER",
     "SIGNAL_TOKENS",
@@ -58,6 +59,8 @@ class Rules:
 PAPER = Rules()
 NOTIFIED = Rules(late_signals_kill=False, stranding=False)
 """Copies are trusted until the next step brings the signal; late signals are ignored."""
+EAGER = Rules("eager", late_signals_kill=False, stranding=False)
+"""As NOTIFIED, but the signal brings the content, to everybody who holds a copy."""
 SYNCHRONOUS = Rules(latency=0, late_signals_kill=False, stranding=False)
 """Every read is validated."""
 

@@ -46,10 +46,10 @@ def section_table(section: Section) -> str:
 
 def _row(section: Section, cell: Cell) -> dict[str, str]:
     name, arm, mode = cell.scenario.name, cell.arm, cell.mode
-    caches = arm in {"strict", "notified"}
+    caches = arm in {"strict", "notified", "eager"}
     cost = cell.mean(lambda o: o.tokens) / 1000
     paper = PAPER.get((name, COLUMNS.get(arm, "")))
-    paper_saves = PAPER.get((name, "savings")) if caches else None
+    paper_saves = PAPER.get((name, "savings")) if COLUMNS.get(arm) == "cost" else None
     demand = section.find(name, "demand", mode) if arm not in {"broadcast", "demand"} else None
     saves = savings(cell, section.find(name, "broadcast", mode))
     return {

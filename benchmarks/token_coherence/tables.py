@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from statistics import fmean, pstdev
 from typing import Any
 
-from benchmarks.token_coherence.model import PAPER, SYNCHRONOUS, Rules, run
+from benchmarks.token_coherence.model import EAGER, PAPER, SYNCHRONOUS, Rules, run
 from benchmarks.token_coherence.published import ROWS, Published
 from benchmarks.token_coherence.scenarios import SCENARIOS, Scenario
 from benchmarks.token_coherence.trace import Trace, draw
@@ -165,7 +165,7 @@ def extras(seeds: int) -> list[dict[str, Any]]:
     for name, scenario in SCENARIOS.items():
         lazy = population(scenario, PAPER, seeds)
         strict = population(scenario, SYNCHRONOUS, seeds)
-        eager = population(scenario, Rules("eager", stranding=False), seeds)["cost"].mean
+        eager = population(scenario, EAGER, seeds)["cost"].mean
         demand = population(scenario, Rules("always_read"), seeds)["cost"].mean
         found.append(
             {
