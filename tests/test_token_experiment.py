@@ -25,6 +25,7 @@ from benchmarks.token_coherence.edits import apply, edits
 from benchmarks.token_coherence.experiment import Laboratory
 from benchmarks.token_coherence.measured import Amounts, claims_of, three_writers
 from benchmarks.token_coherence.scenarios import SCENARIOS
+from tests.harness.command import REPOSITORY
 
 SIZE = 4096
 
@@ -230,3 +231,17 @@ def test_one_command_writes_every_result_without_naming_the_machine(tmp_path, mo
 
 def test_results_carry_no_date(tmp_path):
     assert "date" not in results.about(tmp_path)
+
+
+def test_figures_of_the_page_are_those_of_the_results():
+    page = (REPOSITORY / "docs" / "TOKENS.md").read_text(encoding="utf-8")
+    rows = {line.split("|")[1].strip(): line for line in reversed(page.splitlines()) if "|" in line}
+    found = json.loads((REPOSITORY / "benchmarks" / "results" / "scenarios.json").read_text())
+    assert all(claim["holds"] for claim in found["claims"])
+    assert len(found["cells"]) >= 4 * 5
+    for cell in found["cells"]:
+        row = rows[f"{cell['scenario']}, {cell['arm']}"]
+        assert f"| {cell['tokens']['mean'] / 1000:.1f} ±" in row.replace("  ", " ").replace(
+            "  ", " "
+        )
+        assert f" {cell['lost']:.1f} of {cell['writes']:.1f} " in row
