@@ -118,7 +118,8 @@ def main(given: Sequence[str] | None = None) -> int:
     # A session name from outside would turn all agents into one session.
     os.environ.pop("COHERENT_SESSION", None)
     amounts = Amounts.quick() if arguments.quick else Amounts()
-    out = arguments.out or DEFAULT_OUT
+    # A quick run must not take the place of the results that the page shows.
+    out = arguments.out or (DEFAULT_OUT / "quick" if arguments.quick else DEFAULT_OUT)
     begin = time.monotonic()
     with _progress() as show:
         claims = _run(amounts, out, show)
