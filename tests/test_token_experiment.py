@@ -7,15 +7,22 @@ find what is wrong where something is.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import multiprocessing
+import os
 import platform
 import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import pytest
 
 from benchmarks.token_coherence import __main__ as command
-from benchmarks.token_coherence import plots, results
+from benchmarks.token_coherence import measured, plots, results, tables
 from benchmarks.token_coherence.agent import Job
 from benchmarks.token_coherence.arms import ARMS, unavailable
 from benchmarks.token_coherence.audit import audit
@@ -214,6 +221,9 @@ def test_agent_that_breaks_off_is_told_and_no_process_stays(tmp_path):
 def test_one_command_writes_every_result_without_naming_the_machine(tmp_path, monkeypatch, capsys):
     few = Amounts(1, 1, 5, 4, (4,), (5,), (1024,), (0.5,))
     monkeypatch.setattr(command.Amounts, "quick", lambda: few)
+    monkeypatch.setattr(measured, "ARMS_IN_LOCKSTEP", ("broadcast", "strict"))
+    monkeypatch.setattr(measured, "ARMS_AT_LARGE", ("strict",))
+    monkeypatch.setattr(tables, "RUNS", 2)
     command.main(["--quick", "--out", str(tmp_path)])
     written = {path.name for path in tmp_path.iterdir()}
     sections = {"scenarios", "free", "volatility", "agents", "steps", "sizes", "zipf"}
@@ -227,6 +237,52 @@ def test_one_command_writes_every_result_without_naming_the_machine(tmp_path, mo
     told = capsys.readouterr()
     assert "claims hold" in told.out
     assert told.err == ""
+
+
+def test_without_matplotlib_the_command_says_what_is_missing(monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    assert "coherent-volume[plots]" in plots.missing()
+
+
+INTERRUPTED = """\
+import sys
+from benchmarks.token_coherence import __main__ as command, tables
+if __name__ == "__main__":
+    tables.RUNS = 1
+    command.Amounts.quick = lambda: command.Amounts(population=2)
+    sys.exit(command.main(["--quick", "--out", sys.argv[1]]))
+"""
+
+
+def living(group):
+    """The processes of a group that are not dead and unburied."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            state, _, its_group = entry.read_text().rpartition(")")[2].split()[:3]
+            if int(its_group) == group and state != "Z":
+                found.append(entry.parent.name)
+    return found
+
+
+def test_interrupted_command_leaves_no_process(tmp_path):
+    child = subprocess.Popen(
+        [sys.executable, "-c", INTERRUPTED, tmp_path],
+        cwd=REPOSITORY,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+    )
+    # The command itself, the tracker of its semaphores, and at least two agents.
+    while not (tmp_path / "model.json").exists() or len(living(child.pid)) < 4:
+        assert child.poll() is None
+        time.sleep(0.02)
+    os.killpg(child.pid, signal.SIGINT)
+    told = child.communicate()[1].decode()
+    assert child.returncode == 130
+    assert told == "interrupted; what was finished is in the results\n"
+    while living(child.pid):  # the tracker follows its parent; a process that stays hangs this
+        time.sleep(0.02)
 
 
 def test_results_carry_no_date(tmp_path):

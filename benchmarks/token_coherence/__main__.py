@@ -48,6 +48,8 @@ def _progress() -> Iterator[Show]:
         console=console,
         transient=True,
         disable=not console.is_terminal,
+        # Else a bar on the terminal would draw the tables there, past a pipe or a file.
+        redirect_stdout=sys.stdout.isatty(),
     )
     with bar:
         task = bar.add_task("starting", total=None)
@@ -121,8 +123,12 @@ def main(given: Sequence[str] | None = None) -> int:
     # A quick run must not take the place of the results that the page shows.
     out = arguments.out or (DEFAULT_OUT / "quick" if arguments.quick else DEFAULT_OUT)
     begin = time.monotonic()
-    with _progress() as show:
-        claims = _run(amounts, out, show)
+    try:
+        with _progress() as show:
+            claims = _run(amounts, out, show)
+    except KeyboardInterrupt:
+        print("interrupted; what was finished is in the results", file=sys.stderr)
+        return 130
     kind = "quick" if arguments.quick else "full"
     print(f"\n{kind} run of {time.monotonic() - begin:.0f} s; {verdicts(claims)}", end="")
     return 0 if all(claim.holds for claim in claims) else 1

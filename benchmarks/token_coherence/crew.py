@@ -7,6 +7,7 @@ processes when its with-block does, also after a failure.
 from __future__ import annotations
 
 import multiprocessing
+import signal
 import traceback
 from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection, wait
@@ -49,13 +50,19 @@ class Crew:
         self._barrier = context.Barrier(agents)
         self._calls: list[Connection] = []
         self._processes = []
-        for _ in range(agents):
-            ours, theirs = context.Pipe()
-            process = context.Process(target=_work, args=(theirs, self._barrier), daemon=True)
-            process.start()
-            theirs.close()
-            self._calls.append(ours)
-            self._processes.append(process)
+        # Ctrl-C reaches every process of the terminal. The agents inherit it blocked, from
+        # their first instruction on: this process alone decides, and ends them.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            for _ in range(agents):
+                ours, theirs = context.Pipe()
+                process = context.Process(target=_work, args=(theirs, self._barrier), daemon=True)
+                process.start()
+                theirs.close()
+                self._calls.append(ours)
+                self._processes.append(process)
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
     def run(self, jobs: Sequence[Job]) -> None:
         """Give each agent its job and wait for all; raises CrewFailedError."""
@@ -86,6 +93,7 @@ class Crew:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._barrier.abort()  # whoever still waits for the others stops waiting
         for calls in self._calls:
             try:
                 calls.send(None)
