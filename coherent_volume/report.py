@@ -76,16 +76,15 @@ class Refusal:
 
 def attach(parts: VolumeParts, intents: Sequence[Intent], error: CoherenceError) -> None:
     """Give *error* its report, if it is a refusal that the caller is told."""
-    if not isinstance(error, ConflictError):
+    told = all(each.keep_refused and each.explain for each in intents)
+    if not isinstance(error, ConflictError) or not told:
         return
     intent = next((each for each in intents if shown(each.key) == error.path), None)
     if intent is None:
         key = ArtifactKey(os.fsencode(error.path or ""))
         refusal = Refusal(key, error.reason, error.message, parts.session.seen(key))
-    elif intent.keep_refused and intent.explain:
-        refusal = refusal_of(intent, error)
     else:
-        return
+        refusal = refusal_of(intent, error)
     error.fields["report"] = explain(parts, refusal)
 
 

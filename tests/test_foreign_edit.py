@@ -325,6 +325,13 @@ def test_edit_in_the_middle_of_a_commit_is_kept_and_so_is_the_commit(
         assert past[-1].session == "outside"
 
 
+def _waited_for(path: Path) -> bool:
+    """Whether somebody wants to open *path* for writing, and waits for a lease on it."""
+    inode = f":{path.stat().st_ino} "
+    lines = Path("/proc/locks").read_text().splitlines()
+    return any("BREAKING" in line and inode in f"{line} " for line in lines)
+
+
 def _write_in_place(path: str, data: str) -> None:
     descriptor = os.open(path, os.O_WRONLY | os.O_TRUNC)  # waits for the commit's lease
     os.write(descriptor, data.encode())
@@ -343,7 +350,7 @@ def test_editor_that_opened_the_file_in_the_middle_of_a_commit_gets_its_name_bac
         def open_at_the_exchange(name):
             if name == "before_install" and not workers.all:
                 workers.start(_write_in_place, path=root / "plans/text", data="in place")
-                until(lambda: "BREAKING" in Path("/proc/locks").read_text(), "the editor waits")
+                until(lambda: _waited_for(root / "plans/text"), "the editor waits")
 
         monkeypatch.setattr(points, "reached", open_at_the_exchange)
         refusal = _refusal_of(lambda: alice.write("plans/text", "two"))
