@@ -147,14 +147,16 @@ def _outcome(
         return Merged(Verdict.DELETED)
     # What was made anew under the name is not what the author changed.
     deleted = deleted_since(parts, intent.key, base.generation, reading.seen.generation)
-    if deleted is not False:
-        return Merged(Verdict.DELETED if deleted else Verdict.HISTORY_LOST)
+    if deleted:
+        return Merged(Verdict.DELETED)
     mine, head = intent.content, reading.data
     if not isinstance(mine, bytes) or head is None:
         return Merged(Verdict.TOO_LARGE)
     before = content_seen(parts, intent.key, base, MERGE_BYTES_MAX, known)
     if before.data is None:
         return Merged(Verdict.BASE_LOST if before.lost else Verdict.TOO_LARGE)
+    if deleted is None:
+        return Merged(Verdict.HISTORY_LOST)
     return three_way(before.data, head, mine)
 
 

@@ -251,11 +251,13 @@ def _verdict(
     if head.digest == ABSENT_DIGEST:
         return Verdict.DELETED
     deleted = deleted_since(parts, refusal.key, refusal.base.generation, head.generation)
-    if deleted is not False:
-        return Verdict.DELETED if deleted else Verdict.HISTORY_LOST
+    if deleted:
+        return Verdict.DELETED
     mine = refusal.pending if refusal.pending is not None else _kept(parts, refusal.kept or "")
     if before.lost:
         return Verdict.BASE_LOST
+    if deleted is None:
+        return Verdict.HISTORY_LOST
     if mine is not None and mine == after.data:
         return Verdict.CONTAINED
     contents = (before.data, after.data, mine)
