@@ -24,7 +24,7 @@ from coherent_volume.merge import LINES_MAX, MERGE_BYTES_MAX, Merged, Verdict, t
 from coherent_volume.model import ArtifactKey, Commit, MergedWith
 from coherent_volume.parts import VolumeParts
 from coherent_volume.reading import Reading, read
-from coherent_volume.recall import content_seen, passed_since
+from coherent_volume.recall import content_seen, deleted_since, passed_since
 from coherent_volume.records import OUTSIDE, SeenRow
 from coherent_volume.report import attach, explain, refusal_of
 
@@ -40,7 +40,8 @@ _WHY_NOT = {
     Verdict.NOT_TEXT: "not all of it is text (UTF-8 without NUL)",
     Verdict.TOO_LARGE: f"more than {MERGE_BYTES_MAX >> 20} MiB or {LINES_MAX} lines",
     Verdict.TOO_ALIKE: "too many of its lines are the same",
-    Verdict.DELETED: "what is current is a deletion",
+    Verdict.DELETED: "what is current is a deletion, or follows one",
+    Verdict.HISTORY_LOST: "what happened since is not all kept; it may have been deleted meanwhile",
     Verdict.BASE_LOST: "the content that yours was derived from is not kept any longer",
 }
 
@@ -144,12 +145,18 @@ def _outcome(
 ) -> Merged:
     if not reading.exists:
         return Merged(Verdict.DELETED)
+    # What was made anew under the name is not what the author changed.
+    deleted = deleted_since(parts, intent.key, base.generation, reading.seen.generation)
+    if deleted:
+        return Merged(Verdict.DELETED)
     mine, head = intent.content, reading.data
     if not isinstance(mine, bytes) or head is None:
         return Merged(Verdict.TOO_LARGE)
     before = content_seen(parts, intent.key, base, MERGE_BYTES_MAX, known)
     if before.data is None:
         return Merged(Verdict.BASE_LOST if before.lost else Verdict.TOO_LARGE)
+    if deleted is None:
+        return Merged(Verdict.HISTORY_LOST)
     return three_way(before.data, head, mine)
 
 

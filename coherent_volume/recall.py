@@ -20,7 +20,15 @@ from coherent_volume.parts import VolumeParts
 from coherent_volume.records import SeenRow
 from coherent_volume.remake import content_of
 
-__all__ = ["Content", "Passed", "content_seen", "current_now", "generation_of", "passed_since"]
+__all__ = [
+    "Content",
+    "Passed",
+    "content_seen",
+    "current_now",
+    "deleted_since",
+    "generation_of",
+    "passed_since",
+]
 
 _SHOWN_EACH_END = 10
 
@@ -122,6 +130,14 @@ def passed_since(
     # Those that are pruned are among what is left out.
     gone = 0 if base is None else max(head - base, total) - len(found)
     return [Passed(*row) for row in found], gone
+
+
+def deleted_since(parts: VolumeParts, key: ArtifactKey, base: int, head: int) -> bool | None:
+    """Whether *key* was deleted after *base*, up to *head*; None if not all of that is kept."""
+    found, present = _rows(parts, "count(*), count(nullif(h.digest, x''))", key, base, head, "")[0]
+    if present < found:
+        return True
+    return None if found < head - base else False
 
 
 def _rows(

@@ -34,6 +34,7 @@ from coherent_volume.recall import (
     Content,
     content_seen,
     current_now,
+    deleted_since,
     generation_of,
     passed_since,
 )
@@ -249,9 +250,14 @@ def _verdict(
         return Verdict.NOT_DERIVED
     if head.digest == ABSENT_DIGEST:
         return Verdict.DELETED
+    deleted = deleted_since(parts, refusal.key, refusal.base.generation, head.generation)
+    if deleted:
+        return Verdict.DELETED
     mine = refusal.pending if refusal.pending is not None else _kept(parts, refusal.kept or "")
     if before.lost:
         return Verdict.BASE_LOST
+    if deleted is None:
+        return Verdict.HISTORY_LOST
     if mine is not None and mine == after.data:
         return Verdict.CONTAINED
     contents = (before.data, after.data, mine)
@@ -280,7 +286,10 @@ def _merge_note(verdict: Verdict, base: SeenRow | None, head: SeenRow) -> str:
         Verdict.NOT_TEXT: "It cannot be merged: not all of it is text (UTF-8 without NUL).",
         Verdict.TOO_LARGE: f"It cannot be merged: more than {mebibytes} MiB or {LINES_MAX} lines.",
         Verdict.TOO_ALIKE: "It cannot be merged: too many of its lines are the same.",
-        Verdict.DELETED: f"It cannot be merged: generation {head.generation} is a deletion.",
+        Verdict.DELETED: f"It cannot be merged: generation {head.generation} is a deletion, or"
+        " follows one.",
+        Verdict.HISTORY_LOST: f"It cannot be merged: not all generations from {saw} to"
+        f" {head.generation} are kept, and one may be a deletion.",
         Verdict.BASE_LOST: f"It cannot be merged: the content of generation {saw}, which yours"
         " was derived from, is not kept any longer.",
         Verdict.NOTHING_PENDING: "No content of yours is pending.",

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections import Counter
+
 import pytest
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
@@ -203,6 +206,108 @@ def test_markers_stand_on_lines_of_their_own():
     assert marked == b"<<<<<<< h\nhead\n||||||| b\na\n=======\nmine\n>>>>>>> m\n"
 
 
+# ── lines that come again ────────────────────────────────────────────────────
+
+few = st.lists(st.sampled_from([b"}\n", b"\n", b"a\n", b"b\n"]), max_size=9)
+
+
+@st.composite
+def repetitive(draw):
+    """A base of few different lines, and two edited versions."""
+
+    def edit(lines):
+        lines = list(lines)
+        for _ in range(draw(st.integers(0, 2))):
+            at = draw(st.integers(0, len(lines)))
+            gone = draw(st.integers(0, 2))
+            lines[at : at + gone] = draw(
+                st.lists(st.sampled_from([b"}\n", b"a\n", b"N\n"]), max_size=2)
+            )
+        return lines
+
+    base = draw(few)
+    head = edit(base)
+    # Often a change that both have.
+    mine = edit(head if draw(st.booleans()) else base)
+    return b"".join(base), b"".join(head), b"".join(mine)
+
+
+SAME_CHANGE_TWICE = [
+    # The same insertion, which the comparison finds at different places.
+    (b"A\n}\nB\n}\n", b"A2\n}\nN\n}\nB\n}\n", b"A\n}\nN\n}\nB\n}\n"),
+    (b"A\n}\nB\n}\nC\n}\n", b"A2\n}\nB\n}\nN\n}\nC\n}\n", b"A\n}\nB\n}\nN\n}\nC\n}\n"),
+    # The same deletion.
+    (b"b\n}\n}\n}\n", b"Q\n}\n}\n", b"b\n}\n}\n"),
+    # The same replacement at one of two places, be it on purpose.
+    (b"x\n5\ny\n5\nz\n", b"x\n6\ny\n5\nz\n", b"x\n5\ny\n6\nz\n"),
+]
+
+
+@pytest.mark.invariant("I1")
+@pytest.mark.parametrize(("base", "head", "mine"), SAME_CHANGE_TWICE)
+def test_what_may_be_one_change_is_not_applied_twice(base, head, mine):
+    assert three_way(base, head, mine).verdict is Verdict.OVERLAPS
+    assert three_way(base, mine, head).verdict is Verdict.OVERLAPS
+
+
+@given(repetitive())
+@example((b"b\n}\n}\n}\n", b"Q\n}\n}\n}\n", b"b\n}\n}\n"))
+def test_content_that_is_sent_again_changes_nothing(versions):
+    base, head, mine = versions
+    merged = three_way(base, head, mine)
+    assume(merged.content is not None)
+    for sent in (head, mine):
+        again = three_way(base, merged.content, sent)
+        assert again.content in (None, merged.content)
+        assert again.verdict in (Verdict.OVERLAPS, Verdict.CONTAINED) or sent == merged.content
+
+
+@given(repetitive())
+def test_who_was_first_makes_no_difference_to_lines_that_come_again(versions):
+    base, head, mine = versions
+    one, other = three_way(base, head, mine), three_way(base, mine, head)
+    assert one.content == other.content
+    assert (one.verdict is Verdict.OVERLAPS) == (other.verdict is Verdict.OVERLAPS)
+
+
+@given(repetitive())
+def test_each_change_counts_once(versions):
+    merged = three_way(*versions)
+    assume(merged.content is not None)
+    base, head, mine = (Counter(lines_of(each)) for each in versions)
+    found = Counter(lines_of(merged.content))
+    for line in base | head | mine | found:
+        assert found[line] == head[line] + mine[line] - base[line]
+
+
+@given(repetitive())
+def test_regions_are_the_three_contents_cut_in_pieces(versions):
+    regions = three_way(*versions).regions
+    for side, whole in zip(("base", "head", "mine"), versions, strict=True):
+        assert b"".join(b"".join(getattr(region, side)) for region in regions) == whole
+
+
+FUNCTIONS = b"".join(b"def f%d() {\n    pass\n}\n\n" % number for number in range(6))
+
+
+def test_disjoint_edits_among_braces_and_blank_lines_still_merge():
+    before, after = FUNCTIONS.split(b"def f3", 1)
+    new = b"def g() {\n    pass\n}\n\n"
+    head = new + FUNCTIONS
+    mine = FUNCTIONS.replace(b"def f3() {\n", b"def f3() {\n    more\n")
+    assert three_way(FUNCTIONS, head, mine).content == new + mine
+    other = b"def h() {\n    pass\n}\n\n"
+    inserted = before + other + b"def f3" + after
+    assert three_way(FUNCTIONS, head, inserted).content == new + inserted
+
+
+def test_run_of_equal_lines_is_one_place_and_ends_where_it_ends():
+    base = b"top\n" + b"\n" * 5 + b"middle\n" + b"\n" * 5 + b"end\n"
+    longer = base.replace(b"top\n", b"top\n\n")
+    assert three_way(base, longer, base.replace(b"\nmiddle", b"N\nmiddle")).content is None
+    assert three_way(base, longer, base.replace(b"\nend", b"N\nend")).content is not None
+
+
 # ── what keeps every hunk ────────────────────────────────────────────────────
 
 
@@ -213,6 +318,27 @@ def test_edit_on_top_of_the_head_keeps_its_hunks_and_an_old_file_does_not():
     assert not keeps_every_hunk(TEN, head, TEN)
     assert keeps_every_hunk(TEN, TEN, b"anything\n")
     assert keeps_every_hunk(b"\0", b"\0\1", b"\0\1")
+
+
+@given(repetitive())
+def test_content_that_lacks_a_line_that_the_head_added_does_not_keep_every_hunk(versions):
+    base, head, pending = versions
+    assume(pending != head != base)
+    if keeps_every_hunk(base, head, pending):
+        old, new, left = (Counter(lines_of(each)) for each in versions)
+        for line in new - old:
+            assert left[line] >= new[line]
+        for line in old:
+            assert new[line] or not left[line]
+
+
+@pytest.mark.parametrize("place", range(8, 23))
+def test_edit_of_the_head_keeps_its_hunks_among_lines_that_come_again(place):
+    head = FUNCTIONS.replace(b"def f1() {\n", b"def f1() {\n    more\n")
+    lines = lines_of(head)
+    lines[place:place] = [b"    new\n"]
+    assert keeps_every_hunk(FUNCTIONS, head, b"".join(lines))
+    assert not keeps_every_hunk(FUNCTIONS, head, FUNCTIONS[:-1] + b"    new\n")
 
 
 @given(edited())
@@ -400,6 +526,47 @@ def test_deleted_file_is_not_brought_back_by_a_merge(ten, alice, bob):
     with pytest.raises(StaleGenerationError, match="is a deletion"):
         alice.write(PLAN, changed(7), on_conflict="merge")
     assert not ten.exists()
+
+
+def test_file_that_was_deleted_and_made_anew_is_not_merged_with(root, alice, bob):
+    new = "plans/new.md"
+    alice.create(new, "a\nb\nc\n")
+    alice.read(new)
+    bob.read(new)
+    bob.delete(new)
+    bob.create(new, "a\nb\nc\nnew\n")
+    with pytest.raises(StaleGenerationError, match="or follows one") as refusal:
+        alice.write(new, "A\nb\nc\n", on_conflict="merge")
+    assert refusal.value.merge == refusal.value.report.merge == "deleted"
+    assert (root / new).read_text() == "a\nb\nc\nnew\n"
+    with pytest.raises(StaleGenerationError) as refusal:
+        alice.write(new, "A\nb\nc\n")
+    assert refusal.value.report.merge == "deleted"
+
+
+def test_what_was_pruned_meanwhile_may_have_been_a_deletion(ten, root, volume):
+    volume().close()
+    config = root / ".coherence" / "config.toml"
+    config.write_text(config.read_text().replace("generations = 100", "generations = 2"))
+    alice, bob = volume("alice"), volume("bob")
+    base = alice.observe(PLAN)
+    bob.read(PLAN)
+    for number in (1, 2, 3, 4):
+        bob.write(PLAN, changed(number))
+    with pytest.raises(StaleGenerationError, match="not all kept") as refusal:
+        alice.merge(PLAN, changed(7), base=base)
+    assert refusal.value.merge == refusal.value.report.merge == "history lost"
+    assert ten.read_bytes() == changed(4)
+
+
+def test_content_that_is_sent_a_second_time_is_not_merged_a_second_time(root, alice, bob):
+    (root / PLAN).write_bytes(b"A\n}\nB\n}\nC\n}\n")
+    stale(alice, bob, b"A2\n}\nB\n}\nC\n}\n")
+    mine = b"A\n}\nB\n}\nN\n}\nC\n}\n"
+    for _ in range(2):
+        with contextlib.suppress(StaleGenerationError):
+            alice.write(PLAN, mine, on_conflict="merge")
+    assert (root / PLAN).read_bytes() == b"A2\n}\nB\n}\nN\n}\nC\n}\n"
 
 
 @pytest.mark.invariant("I4")
