@@ -4,6 +4,8 @@
 
 PYTHON ?= python3
 ARGS ?=
+# Most tests wait for flushes and for other processes: a little more than two cores.
+WORKERS ?= 3
 RUN := .venv/bin/python
 INCUMBENT := agent-coherence==0.15.0
 
@@ -26,7 +28,7 @@ demo: $(STAMP)  ## Lose an update without the library, keep it with the library;
 	PATH="$(CURDIR)/.venv/bin:$$PATH" bash examples/two_shells.sh
 
 test: check  ## Check, then run all tests.
-	$(RUN) -m pytest $(ARGS)
+	$(RUN) -m pytest -n $(WORKERS) $(ARGS)
 
 check: $(STAMP)  ## Lint, layout and types.
 	$(RUN) -m ruff check .

@@ -19,15 +19,19 @@ from formal.state import Bounds, State, initial
 __all__ = ["RUNS", "Outcome", "bounds_for", "explore"]
 
 RUNS = {
-    "commits and outside writes": Bounds(commits=3, foreign=2, crashes=1),
+    "commits and outside writes": Bounds(commits=2, foreign=1, crashes=1),
+    "two outside writes": Bounds(sessions=1, commits=1, foreign=3, crashes=1),
     "leases": Bounds(values=1, commits=2, foreign=0, crashes=1, leases=3),
-    "power loss": Bounds(commits=2, foreign=1, crashes=0, power_losses=2),
+    "power loss": Bounds(commits=2, foreign=1, crashes=0, power_losses=1),
+    "two power losses": Bounds(commits=1, foreign=1, crashes=0, power_losses=2),
 }
 QUICK = {
-    "commits and outside writes": Bounds(commits=2, foreign=1, crashes=1),
+    "commits and outside writes": Bounds(values=1, commits=2, foreign=1, crashes=0),
+    "crashes": Bounds(sessions=2, commits=1, foreign=1, crashes=1),
     "leases": Bounds(values=1, commits=1, foreign=0, crashes=1, leases=2),
     "power loss": Bounds(values=2, commits=2, foreign=0, crashes=0, power_losses=1),
 }
+_COMMITS = Bounds(commits=2, foreign=1, crashes=1)
 _RUN_OF = {
     "TwoLeases": "leases",
     "IgnoreLease": "leases",
@@ -82,7 +86,7 @@ def bounds_for(mutant: str) -> Bounds:
         return Bounds(sessions=1, commits=1, foreign=2, crashes=0)
     if mutant == "NoFlush":
         return Bounds(sessions=1, commits=1, foreign=1, crashes=0, power_losses=1)
-    return QUICK[_RUN_OF.get(mutant, "commits and outside writes")]
+    return QUICK[_RUN_OF[mutant]] if mutant in _RUN_OF else _COMMITS
 
 
 def main(arguments: list[str]) -> int:

@@ -8,14 +8,14 @@ from formal.check import check, tools
 from formal.explore import QUICK, bounds_for, explore
 from formal.invariants import INVARIANTS, MUTANTS
 
-SMALL = {name: bounds for name, bounds in QUICK.items() if name != "commits and outside writes"}
+SMALL = {name: bounds for name, bounds in QUICK.items() if name in ("leases", "power loss")}
 
 
 @pytest.mark.parametrize("name", QUICK)
 def test_every_invariant_holds_in_every_state(name):
     found = explore(QUICK[name])
     assert found.fallen is None, found.trace
-    assert found.states > 1000
+    assert found.states > 1000, "too few to show anything"
 
 
 @pytest.mark.parametrize("mutant", MUTANTS)
