@@ -213,4 +213,4 @@ class Ledger:
 
 def _history(row: Row) -> HistoryRow:
     head, digest, tail = row[2:7], Digest(row[7]), row[8:]
-    return HistoryRow(row[0], ArtifactKey(row[1]), *head, digest, *tail)
+    return HistoryRow._make((row[0], ArtifactKey(row[1]), *head, digest, *tail))

@@ -248,7 +248,7 @@ def test_undo_is_refused_when_others_committed_the_same_bytes_meanwhile(alice, b
     bob.read(A)
     bob.write(A, "7\n")
     bob.write(A, "6\n")
-    with pytest.raises(StaleGenerationError, match="bob committed .* generation 2, .* is 4"):
+    with pytest.raises(StaleGenerationError, match=r"bob committed .* generation 2, .* is 4"):
         alice.undo()
     assert contents(alice, A) == [b"6\n"]
     assert alice.log(A)[0].generation == 4
