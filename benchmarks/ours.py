@@ -67,8 +67,8 @@ def lay_out_history(volume: CoherentVolume, generations: int, sessions: int) -> 
         )
         connection.executemany(
             "INSERT INTO history (artifact, generation, base, kind, session, at, digest, size,"
-            " companions, content)"
-            " VALUES (?, ?, ?, 'write', ?, ?, zeroblob(16), 5, 0, zeroblob(5))",
+            " companions, members, content)"
+            " VALUES (?, ?, ?, 'write', ?, ?, zeroblob(16), 5, 0, 1, zeroblob(5))",
             [
                 (artifacts[number // 100], number % 100 + 1, number % 100, f"s{number % 97}", now)
                 for number in range(generations)

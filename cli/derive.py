@@ -6,6 +6,7 @@ renews the session's own view: a filter saw the content, not the agent.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
@@ -20,11 +21,13 @@ from cli.call import Common, Reply
 from cli.exit_codes import COMMAND_NOT_EXECUTABLE, COMMAND_NOT_FOUND, SIGNAL_BASE
 from cli.place import below_root, opened
 from cli.streams import warn
+from cli.termination import Terminated
 from coherent_volume.errors import ConflictError, UsageError, printable
 
 __all__ = ["CommandError", "edit", "run_command", "update"]
 
 _RETRIES = 16
+_GRACE_S = 5.0  # for a command that was told to end, before it is killed
 
 
 class CommandError(Exception):
@@ -82,24 +85,43 @@ def edit(common: Common, path: str, command: list[str]) -> Reply:
 def run_command(path: str, command: list[str], **streams: Any) -> bytes:
     """Run *command* to its end; what it printed where that was asked for."""
     try:
-        done = subprocess.run(command, check=False, **streams)
+        status, output = _run(command, **streams)
     except FileNotFoundError:
         raise CommandError(path, _said(command, "was not found"), COMMAND_NOT_FOUND) from None
     except OSError as error:
         raise CommandError(
             path, _said(command, f"cannot be run: {error.strerror}"), COMMAND_NOT_EXECUTABLE
         ) from error
-    if done.returncode < 0:
-        name = signal.Signals(-done.returncode).name
-        raise CommandError(
-            path, _said(command, f"was ended by {name}"), SIGNAL_BASE - done.returncode
-        )
-    if done.returncode > 0:
-        raise CommandError(
-            path, _said(command, f"exited with status {done.returncode}"), done.returncode
-        )
-    output: bytes | None = done.stdout
+    if status < 0:
+        name = signal.Signals(-status).name
+        raise CommandError(path, _said(command, f"was ended by {name}"), SIGNAL_BASE - status)
+    if status > 0:
+        raise CommandError(path, _said(command, f"exited with status {status}"), status)
     return output or b""
+
+
+def _run(
+    command: list[str],
+    *,
+    input: bytes | None = None,  # noqa: A002 - as subprocess calls it
+    **streams: Any,
+) -> tuple[int, bytes | None]:
+    """Its status and output; whatever ends this process ends *command* too."""
+    if input is not None:
+        streams["stdin"] = subprocess.PIPE
+    with subprocess.Popen(command, **streams) as process:
+        try:
+            output, _ = process.communicate(input)
+        except Terminated as ended:
+            process.send_signal(ended.number)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(_GRACE_S)
+            process.kill()
+            raise
+        except BaseException:
+            process.kill()
+            raise
+    return process.returncode, output
 
 
 def _said(command: list[str], what: str) -> str:

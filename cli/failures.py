@@ -16,6 +16,7 @@ from cli.derive import CommandError
 from cli.exit_codes import INPUT_OUTPUT, INTERNAL, USAGE, exit_code
 from cli.render import plain, to_json
 from cli.streams import StreamError, abandon_output, die_by, emit, warn
+from cli.termination import Terminated
 from coherent_volume.errors import CoherenceError, printable
 
 __all__ = ["report"]
@@ -27,6 +28,8 @@ def report(error: BaseException, *, as_json: bool) -> int:
         traceback.print_exception(error)
     if isinstance(error, KeyboardInterrupt):
         return die_by(signal.SIGINT)
+    if isinstance(error, Terminated):
+        return die_by(error.number)
     if isinstance(error, StreamError) and error.broken_pipe:
         abandon_output()
         return die_by(signal.SIGPIPE)

@@ -8,6 +8,7 @@ from itertools import groupby
 
 from cli.call import Common, Reply
 from cli.place import opened
+from coherent_volume.errors import printable
 from coherent_volume.metrics import HELP
 from coherent_volume.model import Metric
 
@@ -37,6 +38,5 @@ def prometheus(found: Sequence[Metric]) -> str:
 
 
 def _escaped(value: str) -> str:
-    """A label value: the three characters of the format, and nothing undecodable."""
-    text = value.encode("utf-8", "backslashreplace").decode()
-    return text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
+    """A label value: printable, because a terminal may show it, then as the format wants it."""
+    return printable(value).replace("\\", "\\\\").replace('"', '\\"')

@@ -41,6 +41,9 @@ class Expectation(enum.Enum):
 
     SEEN = "seen"
     """The head is what the author saw (``Intent.base``); absent if it saw nothing."""
+    UNTOUCHED = "untouched"
+    """The head is the very generation of ``Intent.base``: equal bytes that somebody
+    committed since are not enough, because they are that commit, not this one."""
     ABSENT = "absent"
     """The name is free: a create."""
     ANYTHING = "anything"
@@ -113,6 +116,8 @@ def _judge_view(parts: VolumeParts, intent: Intent, head: Head) -> None:
             )
         return
     judge_seen(parts, base, head)
+    if intent.expectation is Expectation.UNTOUCHED and base.generation != head.generation:
+        raise _stale(parts, base, head)
 
 
 def judge_seen(parts: VolumeParts, base: SeenRow, head: Head) -> None:

@@ -18,7 +18,7 @@ _KEYS_MAX = 30_000  # SQLite takes at most 32,766 values
 
 _HISTORY = (
     "SELECT h.seq, a.path, h.generation, h.base, h.kind, h.session, h.at, h.digest, h.size,"
-    " h.companions, h.saw, h.object FROM history h JOIN artifact a ON a.id = h.artifact"
+    " h.companions, h.members, h.saw, h.object FROM history h JOIN artifact a ON a.id = h.artifact"
 )
 
 
@@ -126,13 +126,6 @@ class Ledger:
         )
         return None if row is None or row[0] is None else (row[0], row[1])
 
-    def has_gap(self, first: int, last: int) -> bool:
-        """Whether records between two sequence numbers, both included, are pruned."""
-        row = self.database.read_one(
-            "SELECT count(*) FROM history WHERE seq BETWEEN ? AND ?", (first, last)
-        )
-        return row is None or int(row[0]) != last - first + 1
-
     def made_since(self, at: int, session: str) -> list[HistoryRow]:
         """What *session* made since a moment (UTC, nanoseconds), oldest first."""
         rows = self.database.read(
@@ -219,18 +212,5 @@ class Ledger:
 
 
 def _history(row: Row) -> HistoryRow:
-    seq, path, generation, base, kind, session, at, digest, size, companions, saw, stored = row
-    return HistoryRow(
-        seq,
-        ArtifactKey(path),
-        generation,
-        base,
-        kind,
-        session,
-        at,
-        Digest(digest),
-        size,
-        companions,
-        saw,
-        stored,
-    )
+    head, digest, tail = row[2:7], Digest(row[7]), row[8:]
+    return HistoryRow._make((row[0], ArtifactKey(row[1]), *head, digest, *tail))

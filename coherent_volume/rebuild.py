@@ -76,7 +76,7 @@ def _sound(artifacts: list[Row], history: list[Row]) -> tuple[list[Row], list[Ro
     """The rows that can be believed, each artifact with its current generation."""
     contents: dict[int, dict[int, Row]] = {}
     for row in history:
-        digest, stored, content = row[6], row[10], row[11]
+        digest, stored, content = row[6], row[11], row[12]
         if stored is None and content is not None and digest_of(content) != digest:
             continue
         contents.setdefault(row[0], {})[row[1]] = row

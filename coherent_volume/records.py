@@ -92,6 +92,7 @@ class HistoryRow(NamedTuple):
     digest: Digest
     size: int
     companions: int
+    members: int
     saw: int | None
     object: str | None
 

@@ -98,6 +98,6 @@ def restore(database: Database, artifacts: Sequence[Row], history: Sequence[Row]
         )
         connection.executemany(
             f"INSERT OR IGNORE INTO history ({HISTORY_COLUMNS})"
-            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             history,
         )

@@ -18,6 +18,7 @@ from coherent_volume.errors import (
     ConflictError,
     ForeignEditError,
     GenerationNotKeptError,
+    LeasedError,
     NotFoundError,
     StaleGenerationError,
     UsageError,
@@ -34,6 +35,7 @@ from coherent_volume.model import (
     Restoration,
     RestoreStep,
 )
+from coherent_volume.ownership import live_leases
 from coherent_volume.parts import VolumeParts
 from coherent_volume.past import before, generation_at, lazily
 from coherent_volume.paths import shown
@@ -106,8 +108,7 @@ def undo(parts: VolumeParts) -> list[Commit]:
             "this session has committed nothing that is kept",
             advice="coherent log lists the commits; coherent restore PATH GENERATION brings back.",
         )
-    leader = made[0].companions or made[0].seq
-    if parts.sidecar.has_gap(leader, made[-1].seq):
+    if any(entry.members != len(made) for entry in made):
         raise GenerationNotKeptError(
             "not all of this session's last commit is kept any longer",
             path=shown(made[0].key),
@@ -126,7 +127,7 @@ def _undoing(parts: VolumeParts, entry: HistoryRow) -> Intent:
     epoch = row.epoch if seen is None else seen.epoch
     base = SeenRow(entry.generation, entry.digest, epoch)
     content = None if digest == ABSENT_DIGEST else lazily(parts, entry.key, row.id, number)
-    return Intent(entry.key, "undo", content, Expectation.SEEN, base, renews_view=False)
+    return Intent(entry.key, "undo", content, Expectation.UNTOUCHED, base, renews_view=False)
 
 
 # ── a session's spree ────────────────────────────────────────────────────────
@@ -158,8 +159,8 @@ def restore_since(
     """Take back all that session *by* made since a moment, in one transaction.
 
     Each artifact goes back to the generation before the first of these commits.
-    Where another session has built on them, or the content is not kept, the
-    artifact is left alone and reported. What editors left is adopted first.
+    Where another session has built on them or holds a lease, or the content is
+    not kept, the artifact is left alone and reported. What editors left is adopted first.
     """
     troubles = _adopt_pending(parts, progress)
     for tried in range(_TRIES):
@@ -171,8 +172,9 @@ def restore_since(
         try:
             _stage_all(parts, intents, progress)
             return Restoration(steps, left, tuple(commit(parts, intents)))
-        except ConflictError as error:
-            # Somebody has just built on it: that one is left alone the next time.
+        except (ConflictError, LeasedError) as error:
+            # Somebody has just built on it, or leased it: that one is left alone
+            # the next time.
             if tried == _TRIES - 1 or error.fields.get("committed") is not None:
                 raise
     raise AssertionError("the last try returns or raises")  # pragma: no cover
@@ -224,6 +226,7 @@ def _plan(
     first_of: dict[ArtifactKey, HistoryRow] = {}
     for entry in parts.sidecar.made_since(since, by):
         first_of.setdefault(entry.key, entry)
+    held = {each.path: each for each in live_leases(parts)}
     plan = []
     left = [LeftAlone(shown(key), reason) for key, reason in troubles.items()]
     for key, first in sorted(first_of.items()):
@@ -233,6 +236,11 @@ def _plan(
             planned = _planned(parts, key, first, by)
         except GenerationNotKeptError as error:
             planned = LeftAlone(shown(key), error.message)
+        lease = held.get(shown(key))
+        if isinstance(planned, tuple) and lease and lease.session != parts.session.name:
+            who = printable(lease.session)
+            reason = f"{who} holds a lease of it, until {lease.until} at the latest"
+            planned = LeftAlone(shown(key), reason)
         if isinstance(planned, LeftAlone):
             left.append(planned)
         elif planned is not None:
@@ -260,7 +268,7 @@ def _planned(
     step = RestoreStep(shown(key), row.generation, number, deletes=digest == ABSENT_DIGEST)
     content = None if digest == ABSENT_DIGEST else lazily(parts, key, row.id, number)
     base = SeenRow(row.generation, row.digest, row.epoch)
-    return step, Intent(key, "restore", content, Expectation.SEEN, base, renews_view=False)
+    return step, Intent(key, "restore", content, Expectation.UNTOUCHED, base, renews_view=False)
 
 
 def _stage_all(parts: VolumeParts, intents: list[Intent], progress: Progress | None) -> None:

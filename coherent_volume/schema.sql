@@ -33,6 +33,7 @@ CREATE TABLE history (
     digest     BLOB NOT NULL,
     size       INTEGER NOT NULL,
     companions INTEGER NOT NULL,                     -- lowest seq of the same commit
+    members    INTEGER NOT NULL,                     -- generations that the same commit made
     saw        INTEGER,                              -- of a merge: the generation its author had seen
     object     TEXT,                                 -- name below objects/, or NULL
     content    BLOB,                                 -- last, so that scans skip it

@@ -50,7 +50,8 @@ _AGED = (
     " WHERE h.at < ? AND h.generation < a.generation ORDER BY h.seq LIMIT ?"
 )
 HISTORY_COLUMNS = (
-    "artifact, generation, base, kind, session, at, digest, size, companions, saw, object, content"
+    "artifact, generation, base, kind, session, at, digest, size, companions, members, saw, object,"
+    " content"
 )
 _INSTALL = (
     "SELECT artifact, generation, stage, staged_inode, staged_mtime_ns, previous_inode,"
@@ -152,12 +153,12 @@ class Sidecar(Ledger):
         dropped: list[str] = []
         now = time.time_ns()
         with self.database.transaction(durable=True) as connection:
-            companions = 0
+            commit = (0, len(publications))
             for publication in publications:
                 artifact = _advance(connection, publication, boot, now)
                 rows.append(artifact)
-                seq = _insert_history(connection, publication, artifact, now, companions)
-                companions = companions or seq
+                seq = _insert_history(connection, publication, artifact, now, commit)
+                commit = (commit[0] or seq, commit[1])
                 if publication.settles is not None:
                     _delete_installs(connection, [publication.settles])
                 if publication.install is not None:
@@ -201,7 +202,7 @@ class Sidecar(Ledger):
         now = time.time_ns()
         with self.database.transaction(durable=False) as connection:
             artifact = _advance(connection, publication, boot, now)
-            _insert_history(connection, publication, artifact, now, 0)
+            _insert_history(connection, publication, artifact, now)
         return ArtifactRow(artifact, key, 0, digest, size, 0, boot)
 
     def observe(self, session: str, artifact: int, seen: SeenRow) -> None:
@@ -280,17 +281,22 @@ def _advance(connection: Connection, new: Publication, boot: str, now: int) -> i
         baseline = Publication(
             new.key, None, 0, "baseline", OUTSIDE, digest, size, content=content, object=stored
         )
-        _insert_history(connection, baseline, artifact, now, 0)
+        _insert_history(connection, baseline, artifact, now)
     return artifact
 
 
 def _insert_history(
-    connection: Connection, new: Publication, artifact: int, now: int, companions: int
+    connection: Connection,
+    new: Publication,
+    artifact: int,
+    now: int,
+    commit: tuple[int, int] = (0, 1),
 ) -> int:
+    """Add the generation; *commit* is the number of its first member, and how many it has."""
     base = max(new.generation - 1, 0) if new.row is None else new.row.generation
     inserted = connection.execute(
         f"INSERT INTO history (seq, {HISTORY_COLUMNS})"
-        f" VALUES ({NEXT_SEQ}, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        f" VALUES ({NEXT_SEQ}, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         (
             artifact,
             new.generation,
@@ -300,7 +306,7 @@ def _insert_history(
             now,
             new.digest,
             new.size,
-            companions,
+            *commit,
             new.saw,
             new.object,
             new.content,

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import shutil
+import signal
 import subprocess
+import tempfile
 from pathlib import Path
 
 import pytest
 
+from cli import main, transacting
 from tests.harness.command import Command, on_a_terminal
 
 PLAN, OTHER = "plans/plan.md", "plans/other.md"
@@ -311,3 +315,98 @@ def test_the_command_does_not_inherit_a_higher_bound_on_open_files(alice):
     done = alice.ok("transaction", PLAN, "--", "sh", "-c", "ulimit -n")
     plain = subprocess.run(["sh", "-c", "ulimit -n"], capture_output=True, check=True)
     assert done.out.startswith(plain.stdout)
+
+
+@pytest.mark.invariant("I1")
+def test_two_names_of_one_file_are_refused_before_the_command_runs(alice, root):
+    (root / "plans/a").symlink_to("plan.md")
+    for paths in (("plans/a", PLAN), (PLAN, "plans/a")):
+        script = f"touch {root}/ran; echo EDIT >> {paths[0]}"
+        done = alice("transaction", *paths, "--", "sh", "-c", script)
+        assert done.code == 2
+        assert f"{paths[1]}: the same file as {paths[0]}" in done.err
+    assert not (root / "ran").exists()
+    assert (root / PLAN).read_bytes() == b"second\n"
+
+
+@pytest.mark.invariant("I1")
+def test_what_was_edited_under_a_link_is_committed_whatever_else_is_given(alice, root):
+    (root / "plans/a").symlink_to("plan.md")
+    alice.ok("create", OTHER, input="other\n")
+    alice.ok("transaction", "plans/a", "plans/a", OTHER, "--", "sh", "-c", "echo EDIT >> plans/a")
+    assert (root / PLAN).read_bytes() == b"second\nEDIT\n"
+    assert (root / "plans/a").is_symlink()
+
+
+def test_a_copy_that_was_not_touched_takes_back_nothing(alice, root, volume):
+    folder = root.parent / "private"
+    folder.mkdir()
+    private = transacting._Private(str(folder))
+    with volume("alice") as opened, opened.transaction() as tx:
+        private.given["plan"] = transacting._copied(tx, PLAN, str(folder / "plan"))
+        tx.write(PLAN, "the transaction's own\n")
+        with (folder / "plan").open("rb") as file:
+            transacting._hand_over(tx, "plan", private.given["plan"], file)
+    assert (root / PLAN).read_bytes() == b"the transaction's own\n"
+
+
+@pytest.mark.parametrize("ending", ["refused", "failed", "retried"])
+def test_what_is_not_managed_is_kept_however_the_transaction_ends(alice, root, scratch, ending):
+    (scratch.parent / "tries").touch()
+    script = f"echo precious > report.txt; echo edit >> {PLAN}; echo . >> {scratch.parent}/tries;"
+    script += {
+        "refused": f"echo outside > {root}/{PLAN}",
+        "failed": "exit 7",
+        "retried": f"test $(wc -l < {scratch.parent}/tries) = 3 || echo $$ > {root}/{PLAN}",
+    }[ending]
+    retries = ("--retries", "2") if ending == "retried" else ()
+    done = alice("transaction", *retries, PLAN, "--", "sh", "-c", script)
+    assert done.code == {"refused": 75, "failed": 7, "retried": 0}[ending]
+    kept = sorted(scratch.iterdir())
+    assert len(kept) == (3 if ending == "retried" else 1)
+    for folder in kept:
+        assert [p.name for p in folder.iterdir()] == ["report.txt"]
+        assert (folder / "report.txt").read_bytes() == b"precious\n"
+        assert str(folder) in done.err + done.text
+    assert "report.txt" in done.err
+
+
+def test_a_transaction_that_is_told_to_end_names_what_is_left_and_ends_its_command(
+    alice, root, scratch
+):
+    ready = root.parent / "ready"
+    os.mkfifo(ready)
+    script = f"echo work > {PLAN}; echo $$ > {ready}; exec sleep 600"
+    words = ("transaction", PLAN, "--", "sh", "-c", script)
+    with alice.start(*words, stderr=subprocess.PIPE) as popen:
+        pid = int(ready.read_text())
+        popen.terminate()
+        _, told = popen.communicate()
+    assert popen.returncode == -signal.SIGTERM
+    (folder,) = scratch.iterdir()
+    assert f"what the command left is kept in {folder}" in told.decode()
+    assert (folder / PLAN).read_bytes() == b"work\n"
+    assert not Path(f"/proc/{pid}").exists()
+    assert (root / PLAN).read_bytes() == b"second\n"
+
+
+def test_a_directory_that_cannot_be_read_is_no_deletion(alice, root, scratch, monkeypatch, capsys):
+    # Root may read everything: the system's answer is given in its place.
+    real = os.scandir
+
+    def scandir(path="."):
+        if str(path).endswith("/plans") and str(path).startswith(str(scratch)):
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return real(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    monkeypatch.setattr(tempfile, "tempdir", str(scratch))
+    monkeypatch.chdir(root)
+    monkeypatch.setenv("COHERENT_SESSION", "alice")
+    assert main.main(["transaction", PLAN, "--", "true"]) == 77
+    told = capsys.readouterr().err
+    (folder,) = scratch.iterdir()
+    assert f"what the command left is kept in {folder}" in told
+    assert "plans: the command left what cannot be read; nothing was committed" in told
+    assert (root / PLAN).read_bytes() == b"second\n"
+    assert (folder / PLAN).read_bytes() == b"second\n"

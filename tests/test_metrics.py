@@ -174,7 +174,14 @@ def test_label_values_are_escaped():
     text = prometheus([Metric("coherent_commits_total", 'a"b\\c\nd\udce9', 1.0)])
     (sample,) = [line for line in text.splitlines() if not line.startswith("#")]
     assert SAMPLE.fullmatch(sample)
-    assert 'a\\"b\\\\c\\nd' in sample
+    assert 'a\\"b\\\\c\\\\nd\\\\udce9' in sample
+
+
+def test_no_name_of_a_session_reaches_a_terminal_as_a_control_sequence():
+    name = "s\x1b]0;pwn\x07\x9ba\u202e"
+    text = prometheus([Metric("coherent_commits_total", name, 1.0)])
+    assert text.replace("\n", "").isprintable()
+    assert 'session="s\\\\x1b]0;pwn' in text
 
 
 def test_every_counter_has_a_name_by_the_conventions_and_a_help():

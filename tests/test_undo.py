@@ -222,6 +222,38 @@ def test_undo_never_takes_back_half_of_what_is_not_all_kept(volume, root):
     assert contents(alice, B) == [b"b\n"]
 
 
+@pytest.mark.parametrize("order", [(A, B), (B, A)], ids=["first", "last"])
+@pytest.mark.parametrize("pruned", [A, B])
+def test_undo_knows_how_many_members_there_were(volume, root, order, pruned):
+    volume("alice").close()
+    keep_only(root, 2)
+    alice, bob = volume("bob"), volume("carol")
+    for path in order:
+        alice.create(path, "before\n")
+    with alice.transaction() as tx:
+        for path in order:
+            tx.write(path, "alice's\n")
+    for number in range(40):
+        bob.write(pruned, f"{number}\n", overwrite=True)
+    with pytest.raises(GenerationNotKeptError, match="not all of this session's last commit"):
+        alice.undo()
+    other = B if pruned == A else A
+    assert contents(alice, other, pruned) == [b"alice's\n", b"39\n"]
+
+
+@pytest.mark.invariant("I1")
+def test_undo_is_refused_when_others_committed_the_same_bytes_meanwhile(alice, bob):
+    alice.create(A, "5\n")
+    alice.write(A, "6\n")
+    bob.read(A)
+    bob.write(A, "7\n")
+    bob.write(A, "6\n")
+    with pytest.raises(StaleGenerationError, match=r"bob committed .* generation 2, .* is 4"):
+        alice.undo()
+    assert contents(alice, A) == [b"6\n"]
+    assert alice.log(A)[0].generation == 4
+
+
 # ── a session's spree ────────────────────────────────────────────────────────
 
 
@@ -262,6 +294,37 @@ def test_what_others_built_on_is_left_alone_and_reported(alice, bob, spree):
         (A, "alice has built on it since: generation 4")
     ]
     assert contents(alice, A, B, C) == [b"alice again\n", b"alice's plans/b.md\n", None]
+
+
+@pytest.mark.parametrize("dry_run", [True, False])
+def test_what_somebody_has_leased_is_left_alone_and_the_rest_goes_back(alice, bob, spree, dry_run):
+    with bob.lease(A, ttl=60.0) as lease:
+        done = alice.restore_since(spree, by="bob", dry_run=dry_run)
+    assert [e.path for e in done.left] == [A]
+    assert re.fullmatch(r"bob holds a lease of it, until \S+ at the latest", done.left[0].reason)
+    assert {step.path for step in done.steps} == {B, C}
+    assert len(done.commits) == (0 if dry_run else 2)
+    assert contents(alice, A)[0] == b"spree 2\n"
+    assert lease is not None
+
+
+def test_a_lease_that_comes_in_between_is_left_alone_too(alice, bob, spree):
+    held = []
+
+    def take(done, total):
+        if total == 3 and not held:  # the plan stands, nothing is judged yet
+            held.append(bob.lease(A, ttl=60.0))
+
+    done = alice.restore_since(spree, by="bob", progress=take)
+    assert held
+    assert [e.path for e in done.left] == [A]
+    assert contents(alice, A, B, C) == [b"spree 2\n", b"alice's plans/b.md\n", None]
+    held[0].release()
+
+
+def test_ones_own_lease_hinders_nobody(alice, spree):
+    with alice.lease(A, ttl=60.0):
+        assert alice.restore_since(spree, by="bob").left == ()
 
 
 def test_a_dry_run_changes_nothing(alice, spree):

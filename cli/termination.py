@@ -1,0 +1,45 @@
+"""Being told to end: a signal that is an exception first, so that nothing is lost unnamed."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import threading
+from collections.abc import Iterator
+from types import FrameType
+
+__all__ = ["Terminated", "told_to_end"]
+
+_SIGNALS = (signal.SIGTERM, signal.SIGHUP)
+
+
+class Terminated(BaseException):
+    """A signal asked this process to end; it ends by that signal after it cleaned up."""
+
+    def __init__(self, number: signal.Signals) -> None:
+        super().__init__(number)
+        self.number = number
+
+
+@contextlib.contextmanager
+def told_to_end() -> Iterator[None]:
+    """During the block SIGTERM and SIGHUP raise Terminated, once; ignored ones stay so."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # only the main thread may say what a signal does
+        return
+    ours = [each for each in _SIGNALS if signal.getsignal(each) is signal.SIG_DFL]
+    for each in ours:
+        signal.signal(each, _terminate)
+    try:
+        yield
+    finally:
+        for each in ours:
+            signal.signal(each, signal.SIG_DFL)
+
+
+def _terminate(number: int, _frame: FrameType | None) -> None:
+    # A second one must not end the clean-up that the first one began.
+    for each in _SIGNALS:
+        if signal.getsignal(each) is _terminate:
+            signal.signal(each, signal.SIG_IGN)
+    raise Terminated(signal.Signals(number))
