@@ -16,12 +16,13 @@ from __future__ import annotations
 
 import enum
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
 
 from coherent_volume.lines import (
+    Block,
     Change,
     TooAlikeError,
     changes,
@@ -138,20 +139,21 @@ def three_way(base: bytes, head: bytes, mine: bytes) -> Merged:
     """What *base* becomes when the edits that made *head* and *mine* are both applied.
 
     Clean only if it would be seen a second time: merging *head* or *mine* into
-    the outcome is not clean, or changes nothing. Takes at most a second or two:
-    larger or more repetitive content is given up.
+    the outcome is not clean, or changes nothing. Seconds for hundreds of
+    changes in tens of thousands of lines; what is too repetitive is given up.
     """
     refused = _unfit(base, head, mine)
     if refused is not None:
         return Merged(refused)
     texts = lines_of(base), lines_of(head), lines_of(mine)
     try:
-        merged = _applied(*texts)
+        aligned = _Aligned()
+        merged = _applied(*texts, aligned)
         if merged.content in (None, head, mine):
             return merged
         outcome = lines_of(merged.content or b"")
         for sent in texts[1:]:
-            again = _applied(texts[0], outcome, sent)
+            again = _applied(texts[0], outcome, sent, aligned)
             if again.content not in (None, merged.content):
                 return Merged(Verdict.OVERLAPS, None, (_Region(*texts, contested=True),))
     except TooAlikeError:
@@ -203,9 +205,9 @@ def _unfit(*contents: bytes) -> Verdict | None:
     return None
 
 
-def _applied(base: list[bytes], head: list[bytes], mine: list[bytes]) -> Merged:
+def _applied(base: list[bytes], head: list[bytes], mine: list[bytes], aligned: _Aligned) -> Merged:
     """Both edits applied, unless they are of one place, or may be one change."""
-    regions = tuple(_regions(base, head, mine))
+    regions = tuple(_regions(base, head, mine, aligned))
     if any(region.overlaps for region in regions):
         return Merged(Verdict.OVERLAPS, None, regions)
     content = b"".join(b"".join(_resolved(region)) for region in regions)
@@ -213,9 +215,11 @@ def _applied(base: list[bytes], head: list[bytes], mine: list[bytes]) -> Merged:
     return Merged(verdict, content, regions)
 
 
-def _regions(base: list[bytes], head: list[bytes], mine: list[bytes]) -> Iterator[_Region]:
+def _regions(
+    base: list[bytes], head: list[bytes], mine: list[bytes], aligned: _Aligned
+) -> Iterator[_Region]:
     """The three contents cut at lines that all of them share, away from any doubt."""
-    spans = list(_spans(base, head, mine))
+    spans = list(_spans(base, head, mine, aligned))
     theirs = [n for n, (i, j, _) in enumerate(spans) if base[i] != head[j]]
     ours = [n for n, (i, _, k) in enumerate(spans) if base[i] != mine[k]]
     head_made = [_change(spans[n].base, spans[n].head) for n in theirs]
@@ -250,7 +254,9 @@ def _regions(base: list[bytes], head: list[bytes], mine: list[bytes]) -> Iterato
         yield _Region(base[i:], base[i:], base[i:])
 
 
-def _spans(base: list[bytes], head: list[bytes], mine: list[bytes]) -> Iterator[_Span]:
+def _spans(
+    base: list[bytes], head: list[bytes], mine: list[bytes], aligned: _Aligned
+) -> Iterator[_Span]:
     """What lies between the lines that all three share."""
     from merge3 import Merge3  # 3 ms, needed only when a merge is asked for
 
@@ -258,7 +264,8 @@ def _spans(base: list[bytes], head: list[bytes], mine: list[bytes]) -> Iterator[
     # deletion that both made in silence; its synchronised regions are what is
     # needed to tell these cases apart.
     i = j = k = 0
-    merge: Any = Merge3(base, head, mine, sequence_matcher=_Matcher)
+    matcher: Any = aligned.matcher
+    merge: Any = Merge3(base, head, mine, sequence_matcher=matcher)
     for i1, i2, j1, j2, k1, k2 in merge.find_sync_regions():
         if i1 > i or j1 > j or k1 > k:
             yield _Span(slice(i, i1), slice(j, j1), slice(k, k1))
@@ -344,8 +351,27 @@ def _lines_changed(
     return [(Counter(old[i1:i2]), Counter(new[j1:j2])) for i1, i2, j1, j2 in made]
 
 
-class _Matcher:
+class _Aligned:
+    """The lines that belong together, found once for each pair of texts.
+
+    By identity of the lists: they must live, unchanged, as long as this does.
+    """
+
+    def __init__(self) -> None:
+        self._found: dict[tuple[int, int], list[Block]] = {}
+
+    def matcher(self, _: object, old: list[bytes], new: list[bytes]) -> _Matcher:
+        """What merge3 asks for a matcher."""
+        return _Matcher(partial(self._blocks, old, new))
+
+    def _blocks(self, old: list[bytes], new: list[bytes]) -> list[Block]:
+        pair = id(old), id(new)
+        if pair not in self._found:
+            self._found[pair] = matching_blocks(old, new, _PAIRS_MAX)
+        return self._found[pair]
+
+
+class _Matcher(NamedTuple):
     """What merge3 asks for the lines that belong together."""
 
-    def __init__(self, _: object, old: Sequence[bytes], new: Sequence[bytes]) -> None:
-        self.get_matching_blocks = partial(matching_blocks, old, new, _PAIRS_MAX)
+    get_matching_blocks: Callable[[], list[Block]]
