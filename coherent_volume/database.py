@@ -67,6 +67,8 @@ class Database:
         self._read_lock = threading.Lock()
         self._reader: sqlite3.Connection | None = None
         self._writer: sqlite3.Connection | None = None
+        self.has_written = False
+        """Whether this process ever opened the connection for writing."""
         with _typed("open the sidecar"):
             self._identity = self._look()
             self._reader = self._connect()
@@ -204,12 +206,8 @@ class Database:
             with _typed("open the sidecar"):
                 self._writer = self._connect()
                 self._writer.execute(f"PRAGMA synchronous={self._synchronous}")
+                self.has_written = True
         return self._writer
-
-    @property
-    def has_written(self) -> bool:
-        """Whether this process has the connection for writing open already."""
-        return self._writer is not None
 
     def gated(self, sql: str, values: Sequence[object] = ()) -> list[Row]:
         """Rows of *sql*; under the gate, so nothing can change them meanwhile."""
@@ -306,6 +304,7 @@ class Database:
     def become_child(self) -> None:
         """After a fork, in the child: the lock may be held by a lost thread."""
         self._read_lock = threading.Lock()
+        self.has_written = False
 
 
 def typed_error(
