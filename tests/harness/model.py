@@ -181,21 +181,22 @@ class VolumeModel:
     def transaction(
         self, session: str, reads: list[str], writes: dict[str, bytes | None]
     ) -> dict[str, Outcome]:
-        """All of *writes* (None: a deletion) after *reads*, or the refusal of the first that fails.
+        """All of *writes* (None: a deletion) after *reads*, or the refusals of those that fail.
 
         What was read counts as read either way. The outcome is that of each
-        member, or of the one that refused all.
+        member, or of those any of which refuses all.
         """
         for path in reads:
             self.read(session, path)
+        refusals = {}
         for path, content in writes.items():
             artifact = self.artifact(path)
             refusal = None if path in reads else self._refusal(session, path, artifact, None)
             if refusal is None and content is None and artifact.content is None:
                 refusal = _outcome("not found")
             if refusal is not None:
-                return {path: refusal}
-        return {
+                refusals[path] = refusal
+        return refusals or {
             path: self._commit(session, path, self.artifact(path), content)
             for path, content in writes.items()
         }
