@@ -7,29 +7,15 @@ from functools import partial
 from pathlib import Path
 
 from benchmarks import ours, plain
-from benchmarks.measure import Arm, Plan, Samples, interleave, payloads
+from benchmarks.measure import Arm, Plan, interleave, payloads
 from benchmarks.ours import CoherentVolume, Durability
 from benchmarks.settings import KIB, MIB, Context, size_name
-from benchmarks.table import Row, Target
+from benchmarks.table import Row, Target, timed
 
 __all__ = ["reads", "sustained", "updates", "writes"]
 
 UNCHANGED = Target(0.5, "<=")
 FIRST = Target(2.5, "<=")
-
-
-def _row(key: str, title: str, samples: Samples, target: Target | None) -> Row:
-    return Row(
-        key,
-        title,
-        "s",
-        samples.median("plain"),
-        samples.median("ours"),
-        samples.ratio("ours", "plain"),
-        samples.ratio("ours", "bare"),
-        target,
-        unsteady=samples.unsteady("plain"),
-    )
 
 
 class FreshReader:
@@ -81,7 +67,7 @@ def _unchanged_read(context: Context, size: int) -> Row:
             Arm("ours", volume.read, lambda _: name),
         ]
         samples = interleave(arms, context.settings.read_plan(size), context.rng)
-    return _row(f"unchanged/{size}", title, samples, UNCHANGED)
+    return timed(f"unchanged/{size}", title, samples, UNCHANGED, bare=True)
 
 
 def _first_read(context: Context, size: int, committed: bool) -> Row:
@@ -107,7 +93,9 @@ def _first_read(context: Context, size: int, committed: bool) -> Row:
         Arm("ours", reader.read, lambda c: names[c % plan.calls], reader.open, reader.close),
     ]
     samples = interleave(arms, plan, context.rng)
-    return _row(f"first-{'committed' if committed else 'new'}/{size}", title, samples, FIRST)
+    return timed(
+        f"first-{'committed' if committed else 'new'}/{size}", title, samples, FIRST, bare=True
+    )
 
 
 def _write_target(durability: str, size: int) -> Target | None:
@@ -146,7 +134,9 @@ def _write(context: Context, size: int, durability: Durability) -> Row:
             Arm("ours", partial(volume.write, name), content),
         ]
         samples = interleave(arms, context.settings.write_plan(size), context.rng)
-    return _row(f"write-{durability}/{size}", title, samples, _write_target(durability, size))
+    return timed(
+        f"write-{durability}/{size}", title, samples, _write_target(durability, size), bare=True
+    )
 
 
 def _plain_files(context: Context, content: Callable[[int], bytes]) -> list[str]:
@@ -185,7 +175,7 @@ def _update(context: Context, size: int) -> Row:
             Arm("ours", partial(volume.update, name), change),
         ]
         samples = interleave(arms, context.settings.write_plan(size), context.rng)
-    return _row(f"update/{size}", title, samples, None)
+    return timed(f"update/{size}", title, samples, bare=True)
 
 
 def sustained(context: Context) -> list[Row]:
@@ -233,4 +223,4 @@ def _sustained(context: Context, durability: Durability) -> Row:
     whole = context.settings.write_plan(size)
     plan = Plan(max(3, whole.blocks // 3), 1, whole.rest)
     samples = interleave(arms, plan, context.rng)
-    return _row(f"sustained-{durability}", title, samples, None)
+    return timed(f"sustained-{durability}", title, samples, bare=True)

@@ -9,10 +9,10 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
-from benchmarks.measure import Arm, Plan, Samples, interleave
+from benchmarks.measure import Arm, Plan, interleave
 from benchmarks.ours import CoherentVolume
 from benchmarks.settings import KIB, MIB, Context
-from benchmarks.table import Row, Target
+from benchmarks.table import Row, Target, timed
 from fuse_mount import mount
 
 __all__ = ["mounts"]
@@ -70,18 +70,7 @@ def _row(
     context.progress(f"mount: {title}")
     arms = [Arm("plain", partial(act, native)), Arm("ours", partial(act, mounted))]
     plan = Plan(context.settings.write_blocks, calls, rest=0.05)
-    samples: Samples = interleave(arms, plan, context.rng)
-    return Row(
-        f"mount.{key}",
-        title,
-        "s",
-        samples.median("plain"),
-        samples.median("ours"),
-        samples.ratio("ours", "plain"),
-        None,
-        target,
-        unsteady=samples.unsteady("plain"),
-    )
+    return timed(f"mount.{key}", title, interleave(arms, plan, context.rng), target)
 
 
 def _file(top: Path, call: int) -> str:

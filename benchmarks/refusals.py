@@ -14,11 +14,11 @@ from functools import partial
 from pathlib import Path
 
 from benchmarks import ours, plain
-from benchmarks.measure import Arm, Plan, Samples, interleave
+from benchmarks.measure import Arm, Plan, interleave
 from benchmarks.ours import ConflictError
 from benchmarks.settings import KIB, Context, size_name
 from benchmarks.startup import command_line, surroundings_with_bytecode
-from benchmarks.table import Row, Target
+from benchmarks.table import Row, Target, timed
 
 __all__ = ["refusals"]
 
@@ -55,19 +55,6 @@ def _stale(root: Path, count: int, content: Callable[[int], bytes]) -> list[str]
     return names
 
 
-def _row(key: str, title: str, samples: Samples) -> Row:
-    return Row(
-        key,
-        title,
-        "s",
-        samples.median("plain"),
-        samples.median("ours"),
-        samples.ratio("ours", "plain"),
-        target=AIM,
-        unsteady=samples.unsteady("plain"),
-    )
-
-
 def _refused_write(context: Context, size: int) -> Row:
     title = f"refused write with report {size_name(size)}"
     context.progress(title)
@@ -94,7 +81,7 @@ def _refused_write(context: Context, size: int) -> Row:
             Arm("ours", refused, names.__getitem__),
         ]
         samples = interleave(arms, plan, context.rng)
-    return _row(f"refused/{size}", title, samples)
+    return timed(f"refused/{size}", title, samples, AIM)
 
 
 def _refused_command(context: Context) -> Row:
@@ -124,4 +111,4 @@ def _refused_command(context: Context) -> Row:
         Arm("plain", partial(run, 0), lambda call: read(names[call])),
         Arm("ours", partial(run, 75), lambda call: write(names[call])),
     ]
-    return _row("refused-command", title, interleave(arms, Plan(runs, 1), context.rng))
+    return timed("refused-command", title, interleave(arms, Plan(runs, 1), context.rng), AIM)

@@ -12,7 +12,7 @@ from benchmarks import ours
 from benchmarks.incumbent import Incumbent
 from benchmarks.measure import Arm, Plan, Samples, interleave, payloads
 from benchmarks.settings import KIB, Context
-from benchmarks.table import Row, Target
+from benchmarks.table import Row, Target, timed
 from benchmarks.workers import WorkerFailedError, environment
 
 __all__ = ["command_line", "starts", "surroundings_with_bytecode"]
@@ -39,26 +39,13 @@ def _run(surroundings: dict[str, str], command: Sequence[str]) -> None:
         raise WorkerFailedError(f"{command[0]} ended with {ended.returncode}: {words}")
 
 
-def _row(key: str, title: str, samples: Samples, target: Target | None = None) -> Row:
-    return Row(
-        key,
-        title,
-        "s",
-        samples.median("plain"),
-        samples.median("ours"),
-        samples.ratio("ours", "plain"),
-        target=target,
-        unsteady=samples.unsteady("plain"),
-    )
-
-
 def starts(context: Context, incumbent: Incumbent | None) -> list[Row]:
     """Measure the import, the version, and a read by the command."""
     python = sys.executable
     context.progress("import")
     bare = [python, "-c", "pass"]
     samples = _alternate(context, {"plain": bare, "ours": [python, "-c", "import coherent_volume"]})
-    rows = [_row("import", "import coherent_volume (whole process)", samples, IMPORT)]
+    rows = [timed("import", "import coherent_volume (whole process)", samples, IMPORT)]
     if incumbent is not None:
         theirs = _alternate(context, incumbent.import_commands())
         over = theirs.median("incumbent") - theirs.median("plain")
@@ -67,7 +54,7 @@ def starts(context: Context, incumbent: Incumbent | None) -> list[Row]:
     context.progress("command start")
     command = command_line()
     samples = _alternate(context, {"plain": bare, "ours": [*command, "--version"]})
-    rows.append(_row("cli-version", "coherent --version beside bare python", samples))
+    rows.append(timed("cli-version", "coherent --version beside bare python", samples))
     rows.append(_command_read(context, command))
     return rows
 
@@ -83,7 +70,7 @@ def _command_read(context: Context, command: list[str]) -> Row:
         "ours": [*command, "read", "--root", str(root), path],
     }
     samples = _alternate(context, pairs)
-    return _row("cli-read", "coherent read beside python -c open().read()", samples)
+    return timed("cli-read", "coherent read beside python -c open().read()", samples)
 
 
 def surroundings_with_bytecode(context: Context) -> dict[str, str]:

@@ -6,9 +6,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Literal
 
-from benchmarks.measure import Ratio
+from benchmarks.measure import Ratio, Samples
 
-__all__ = ["Row", "Target", "render", "rows_as_json"]
+__all__ = ["Row", "Target", "render", "rows_as_json", "timed"]
 
 Unit = Literal["s", "/s", "x", ""]
 
@@ -58,6 +58,23 @@ class Row:
     target: Target | None = None
     incumbent: str = ""
     unsteady: bool = False
+
+
+def timed(
+    key: str, title: str, samples: Samples, target: Target | None = None, *, bare: bool = False
+) -> Row:
+    """Seconds of ours beside plain; with *bare* also beside the bare system calls."""
+    return Row(
+        key,
+        title,
+        "s",
+        samples.median("plain"),
+        samples.median("ours"),
+        samples.ratio("ours", "plain"),
+        samples.ratio("ours", "bare") if bare else None,
+        target,
+        unsteady=samples.unsteady("plain"),
+    )
 
 
 def show(value: float | None, unit: Unit) -> str:

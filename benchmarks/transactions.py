@@ -8,7 +8,7 @@ from benchmarks import ours, plain
 from benchmarks.measure import Arm, interleave, payloads
 from benchmarks.ours import CoherentVolume, Durability
 from benchmarks.settings import KIB, Context, size_name
-from benchmarks.table import Row
+from benchmarks.table import Row, timed
 
 __all__ = ["transactions"]
 
@@ -55,15 +55,8 @@ def _transaction(context: Context, durability: Durability, *, reading: bool) -> 
             Arm("ours", _writer(volume, names, reading=reading), content),
         ]
         samples = interleave(arms, context.settings.write_plan(size), context.rng)
-    return Row(
-        f"transaction-{durability}/{'read' if reading else 'blind'}",
-        title,
-        "s",
-        samples.median("plain"),
-        samples.median("ours"),
-        samples.ratio("ours", "plain"),
-        unsteady=samples.unsteady("plain"),
-    )
+    seen = "read" if reading else "blind"
+    return timed(f"transaction-{durability}/{seen}", title, samples)
 
 
 def _writer(

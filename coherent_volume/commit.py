@@ -88,8 +88,6 @@ def commit(
                         )
                         for intent, head in zip(intents, heads, strict=True)
                     ]
-                    for head, (folder, _) in zip(heads, places, strict=True):
-                        flush_below(parts, folder, head.key, head.row, head.look)
                     done, raced = _publish_and_install(parts, intents, heads, places)
             if raced is not None:
                 raise _raced_error(parts, *raced, done)
@@ -99,7 +97,7 @@ def commit(
         # whether anybody refers to it.
         raise
     except CoherenceError as error:
-        if intents and intents[0].keep_refused:
+        if _is_told(intents) or not isinstance(error, ConflictError):
             parts.meters.count("refusals", label=error.reason)
         discard(parts, intents)
         attach(parts, intents, error)
@@ -126,8 +124,13 @@ def _keep_refused(parts: VolumeParts, intents: Sequence[Intent], conflict: Confl
     conflict.keep(kept.get(conflict.path or "") or next(iter(kept.values()), None))
     if len(kept) > 1:
         conflict.fields["kept_members"] = kept
-    if intents and intents[0].keep_refused:
+    if _is_told(intents):
         feed.note_refusal(parts, conflict, intents[0].key)
+
+
+def _is_told(intents: Sequence[Intent]) -> bool:
+    """Whether a refusal is the caller's to hear: not of a try to be repeated or merged."""
+    return intents[0].keep_refused and intents[0].explain
 
 
 # ── publish and install ──────────────────────────────────────────────────────
@@ -148,6 +151,9 @@ def _publish_and_install(
         if digests[intent.key] != head.digest
     ]
     views = {head.key: _view_is_current(session.seen(head.key), head) for head in heads}
+    place_of = {intent.key: place for intent, place in zip(intents, places, strict=True)}
+    for _, head in changing:
+        flush_below(parts, place_of[head.key][0], head.key, head.row, head.look)
     publications = [_publication(parts, i, h, views[i.key]) for i, h in changing]
     rows = _publish(parts, publications) if publications else []
     # Crash here: published, old bytes still in place. The next visitor installs.
@@ -158,7 +164,6 @@ def _publish_and_install(
         _disturb(head)
     commits: dict[ArtifactKey, Commit] = {}
     raced = None
-    place_of = {intent.key: place for intent, place in zip(intents, places, strict=True)}
     for (intent, head), new, row in zip(changing, publications, rows, strict=True):
         if intent.staged is not None:
             intent.staged.object = None  # the history owns it now

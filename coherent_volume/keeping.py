@@ -89,7 +89,7 @@ class Keeping:
         key: ArtifactKey,
         content: bytes | Iterable[bytes],
         who: str,
-        base: int,
+        base: int | None,
         digest: Digest,
     ) -> str:
         """Write *content* to ``refused/``; returns its path below the root."""

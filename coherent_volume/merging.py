@@ -18,8 +18,16 @@ from dataclasses import replace
 from coherent_volume.commit import commit
 from coherent_volume.config import OnConflict
 from coherent_volume.digest import digest_of
-from coherent_volume.errors import ConflictError, ForeignEditError, StaleGenerationError, UsageError
+from coherent_volume.errors import (
+    CoherenceError,
+    ConflictError,
+    ForeignEditError,
+    StaleGenerationError,
+    UsageError,
+)
+from coherent_volume.feed import note_refusal
 from coherent_volume.judgement import Expectation, Intent
+from coherent_volume.locks import GATE_WAIT_S
 from coherent_volume.merge import LINES_MAX, MERGE_BYTES_MAX, Merged, Verdict, three_way
 from coherent_volume.model import ArtifactKey, Commit, MergedWith
 from coherent_volume.parts import VolumeParts
@@ -76,6 +84,18 @@ def commit_or_merge(
     *known* is the content of its base, if the caller has it. Raises what
     ``commit`` raises; the refusal then says why it was not merged.
     """
+    try:
+        return _committed(parts, intent, known, tries)
+    except ConflictError as refusal:
+        # Only now: what was merged in the end was not refused.
+        if intent.keep_refused:
+            parts.meters.count("refusals", label=refusal.reason)
+            with contextlib.suppress(CoherenceError), parts.gate.held(GATE_WAIT_S):
+                note_refusal(parts, refusal, intent.key)
+        raise
+
+
+def _committed(parts: VolumeParts, intent: Intent, known: bytes | None, tries: int) -> Commit:
     for remaining in reversed(range(tries)):
         attempt = replace(intent, explain=False)
         try:

@@ -17,8 +17,9 @@ from coherent_volume.operations import Base, content_now, is_known
 from coherent_volume.parts import VolumeParts
 from coherent_volume.paths import shown
 from coherent_volume.reading import Reading, read, reading_open, record
+from coherent_volume.records import SeenRow
 
-__all__ = ["deliver", "hand_over", "observe", "reacquire", "receive", "view_of"]
+__all__ = ["deliver", "described", "hand_over", "reacquire", "receive", "view_of"]
 
 
 def receive(parts: VolumeParts, key: ArtifactKey) -> tuple[Reading, bytes]:
@@ -30,14 +31,15 @@ def receive(parts: VolumeParts, key: ArtifactKey) -> tuple[Reading, bytes]:
     return reading, data
 
 
-def observe(parts: VolumeParts, key: ArtifactKey, known: Base | None) -> Observation:
-    """As ``receive``, described; without data when it is still *known*."""
-    reading, data = receive(parts, key)
-    unchanged = known is not None and is_known(reading.seen, known)
+def described(
+    parts: VolumeParts, key: ArtifactKey, seen: SeenRow, data: bytes, known: Base | None
+) -> Observation:
+    """What was received, as an observation; without data when it is still *known*."""
+    unchanged = known is not None and is_known(seen, known)
     if unchanged:
         parts.meters.count("unchanged_replies")
         parts.meters.count("unchanged_bytes_saved", len(data))
-    return _observation(key, reading, None if unchanged else data)
+    return _observation(key, seen, None if unchanged else data)
 
 
 def deliver(parts: VolumeParts, key: ArtifactKey, sink: BinaryIO) -> Observation:
@@ -50,7 +52,7 @@ def deliver(parts: VolumeParts, key: ArtifactKey, sink: BinaryIO) -> Observation
     record(parts, key, reading)
     _refuse_absent(key, reading)
     _count(parts, reading.size)
-    return _observation(key, reading, None)
+    return _observation(key, reading.seen, None)
 
 
 def hand_over(parts: VolumeParts, key: ArtifactKey, sink: BinaryIO) -> Reading:
@@ -108,11 +110,10 @@ def view_of(parts: VolumeParts, key: ArtifactKey) -> Observation | None:
     seen = parts.session.seen(key)
     if seen is None:
         return None
-    return Observation(shown(key), seen.generation, seen.digest.hex(), None, seen.epoch)
+    return _observation(key, seen, None)
 
 
-def _observation(key: ArtifactKey, reading: Reading, data: bytes | None) -> Observation:
-    seen = reading.seen
+def _observation(key: ArtifactKey, seen: SeenRow, data: bytes | None) -> Observation:
     return Observation(shown(key), seen.generation, seen.digest.hex(), data, seen.epoch)
 
 

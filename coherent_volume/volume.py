@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager
 from typing import IO, TYPE_CHECKING, Any, BinaryIO, TypeVar
 
 from coherent_volume import artifact_io, leasing, operations, overview, views
+from coherent_volume.cache import Entry
 from coherent_volume.config import OnConflict
 from coherent_volume.conflict import ConflictReport
 from coherent_volume.files import CHUNK
@@ -15,6 +16,7 @@ from coherent_volume.model import ArtifactKey, Commit, Observation, State
 from coherent_volume.operations import Base, as_bytes
 from coherent_volume.parts import VolumeParts
 from coherent_volume.paths import PathArgument
+from coherent_volume.records import SeenRow
 from coherent_volume.volume_feed import FeedMethods
 from coherent_volume.volume_history import HistoryMethods
 
@@ -47,18 +49,26 @@ class CoherentVolume(HistoryMethods, FeedMethods):
 
         Raises NotFoundError, UsageError, BusyError (somebody is writing it now).
         """
-        hit = self._cache.get(path)
-        if hit is not None and self._seen_here.get(hit.key) is hit.seen:
-            self._meters.read_hits += 1
+        hit = self._in_memory(path)
+        if hit is not None:
             return hit.data
-        return self._on(path, lambda parts, key: self._receive(parts, path, key))
+        return self._on(path, lambda parts, key: self._receive(parts, path, key)[1])
 
-    def _receive(self, parts: VolumeParts, path: PathArgument, key: ArtifactKey) -> bytes:
+    def _in_memory(self, path: PathArgument) -> Entry | None:
+        hit = self._cache.get(path)
+        if hit is None or self._seen_here.get(hit.key) is not hit.seen:
+            return None
+        self._meters.read_hits += 1
+        return hit
+
+    def _receive(
+        self, parts: VolumeParts, path: PathArgument, key: ArtifactKey
+    ) -> tuple[SeenRow, bytes]:
         reading, data = views.receive(parts, key)
         provable = reading.fingerprint is not None and key not in parts.leased_keys
         if reading.fingerprint is not None and provable and self._addresses.is_direct(path, key):
             self._cache.put(path, key, reading.fingerprint, data, self._seen_here[key])
-        return data
+        return reading.seen, data
 
     def read_text(self, path: PathArgument, encoding: str = "utf-8") -> str:
         """As ``read``, decoded."""
@@ -66,7 +76,13 @@ class CoherentVolume(HistoryMethods, FeedMethods):
 
     def observe(self, path: PathArgument, known: Base | None = None) -> Observation:
         """As ``read``, with generation and digest; ``data`` is None if still *known*."""
-        return self._on(path, lambda parts, key: views.observe(parts, key, known))
+        hit = self._in_memory(path)
+        if hit is not None:
+            return views.described(self._parts, hit.key, hit.seen, hit.data, known)
+        return self._on(
+            path,
+            lambda parts, key: views.described(parts, key, *self._receive(parts, path, key), known),
+        )
 
     def read_to(self, path: PathArgument, sink: BinaryIO) -> Observation:
         """Deliver the content to *sink* in chunks; only then is it what was seen."""

@@ -31,16 +31,16 @@ from coherent_volume.errors import (
 from coherent_volume.files import drop_lease
 from coherent_volume.gating import settled_heads
 from coherent_volume.judgement import Intent, judge
-from coherent_volume.merge import keeps_every_hunk
+from coherent_volume.merge import MERGE_BYTES_MAX, keeps_every_hunk
 from coherent_volume.merging import commit_or_merge, gathered
 from coherent_volume.model import ArtifactKey, Commit, Digest
 from coherent_volume.ownership import refuse_if_leased
 from coherent_volume.parts import VolumeParts
 from coherent_volume.paths import shown
 from coherent_volume.reading import Reading, read, reading_open
+from coherent_volume.recall import content_seen
 from coherent_volume.records import SeenRow
 from coherent_volume.recovery import Head
-from coherent_volume.remake import content_of
 from fuse_mount.claims import OVERWRITE, Claim, Claims
 from fuse_mount.credit import Credit
 from fuse_mount.errnos import errno_of
@@ -238,15 +238,10 @@ class Fence:
         base, seen = claim.base, claim.by_content
         if base is None or seen is None or reading.seen.digest != seen.digest:
             return False
-        row = self.parts.sidecar.artifact(key)
-        if row is None or not isinstance(pending, bytes) or row.epoch > base.epoch:
+        if not isinstance(pending, bytes) or reading.seen.epoch > base.epoch:
             return False
-        try:
-            old = content_of(self.parts, key, row.id, base.generation)
-        except CoherenceError:
-            return False
-        old = old if isinstance(old, bytes) else b"".join(old)
-        return digest_of(old) == base.digest and keeps_every_hunk(old, data, pending)
+        old = content_seen(self.parts, key, base, MERGE_BYTES_MAX).data
+        return old is not None and keeps_every_hunk(old, data, pending)
 
     def append(self, key: ArtifactKey, data: bytes, process: int) -> Commit:
         """Add *data* at the end, whatever is there; nobody's work can be lost by it."""
@@ -307,7 +302,7 @@ class Fence:
         self, key: ArtifactKey, claim: Claim, content: Content, error: CoherenceError
     ) -> None:
         """Keep what could not be saved for a reason other than a conflict."""
-        base = claim.base.generation if claim.base else 0
+        base = claim.base.generation if claim.base else None
         try:
             if not isinstance(content, bytes):
                 content = b"".join(content)

@@ -6,6 +6,7 @@ because the holder of the lock may need that worker to let go of it.
 
 from __future__ import annotations
 
+import abc
 import errno
 import struct
 import threading
@@ -28,7 +29,7 @@ LATER: tuple[bytes, ...] = (b"later",)
 _LOCK_PAUSES_S = (0.001, 0.05)
 
 
-class LockRequests:
+class LockRequests(abc.ABC):
     """The part of a connection that deals with locks."""
 
     def __init__(self, tree: OpenFiles) -> None:
@@ -37,13 +38,13 @@ class LockRequests:
         self._waiting: set[int] = set()
         self._given_up: set[int] = set()
 
+    @abc.abstractmethod
     def reply(self, unique: int, error_number: int, answer: Answer) -> None:
         """Answer one request."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def notify(self, message: bytes) -> None:
         """Send a notification to the kernel."""
-        raise NotImplementedError
 
     def _look_anew(self, node: Node) -> None:
         """Let the kernel forget what it remembers of a file that was just locked.

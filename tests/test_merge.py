@@ -387,6 +387,27 @@ def test_two_counters_that_both_turn_5_into_6_still_conflict(root, alice, bob):
     assert bob.observe(PLAN).generation == 1
 
 
+def told(alice, token):
+    """How often alice was refused since *token*, by her counters and by the feed."""
+    counted = sum(m.value for m in alice.metrics() if m.name == "coherent_refusals_total")
+    return counted, [entry.kind for entry in alice.changes(token).entries].count("refuse")
+
+
+def test_what_was_merged_was_not_refused(ten, alice, bob):
+    token = alice.changes().token
+    stale(alice, bob)
+    alice.write(PLAN, changed(7), on_conflict="merge")
+    assert told(alice, token) == (0, 0)
+
+
+def test_what_could_not_be_merged_was_refused_once(ten, alice, bob):
+    token = alice.changes().token
+    stale(alice, bob)
+    with pytest.raises(StaleGenerationError):
+        alice.write(PLAN, changed(2, word=b"mine"), on_conflict="merge")
+    assert told(alice, token) == (1, 1)
+
+
 @pytest.mark.invariant("I6")
 def test_overlap_changes_nothing_and_keeps_both_what_was_written_and_a_marked_copy(
     ten, root, alice, bob
