@@ -44,6 +44,7 @@ MODULES = {
     "top": "top",
     "metrics": "metrics",
     "check": "views",
+    "verify": "verifying",
     "run": "mounts",
     "mount": "mounts",
     "unmount": "mounts",

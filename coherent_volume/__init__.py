@@ -53,6 +53,8 @@ from coherent_volume.errors import (
 from coherent_volume.layout import find_root, initialise
 from coherent_volume.leasing import Lease
 from coherent_volume.model import (
+    AuditFinding,
+    AuditReport,
     BlamedLine,
     Changes,
     CheckFinding,
@@ -83,6 +85,8 @@ __version__ = "0.1.0"
 
 __all__ = [
     "AlreadyExistsError",
+    "AuditFinding",
+    "AuditReport",
     "BlamedLine",
     "BusyError",
     "Changes",

@@ -22,7 +22,7 @@ import errno
 import os
 import sqlite3
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from coherent_volume.errors import (
@@ -37,11 +37,14 @@ from coherent_volume.errors import (
 )
 from coherent_volume.model import Durability
 
-__all__ = ["Connection", "Database", "Row"]
+__all__ = ["Connection", "Database", "Reader", "Row"]
 
 Connection = sqlite3.Connection
 
 Row = tuple[Any, ...]
+
+Reader = Callable[[str, Sequence[object]], list[Row]]
+"""Rows of a statement with its values."""
 
 _APPLICATION_ID = 0x636F7665  # "cove": tells the file apart from other databases
 # Damaged text in a row or in the schema surfaces as the second kind.
@@ -183,6 +186,21 @@ class Database:
         with _typed("read the sidecar"), self._read_lock:
             connection = self._reader or self._reopen()
             return connection.execute(sql, values).fetchall()
+
+    @contextlib.contextmanager
+    def snapshot(self) -> Iterator[Reader]:
+        """Rows of several statements as they were at one moment; outside the gate.
+
+        Other threads of this volume object wait with their reading, and no
+        checkpoint can start the log again, until the block ends.
+        """
+        with _typed("read the sidecar"), self._read_lock:
+            connection = self._reader or self._reopen()
+            connection.execute("BEGIN")
+            try:
+                yield lambda sql, values: connection.execute(sql, values).fetchall()
+            finally:
+                connection.execute("COMMIT")
 
     def read_one(self, sql: str, values: Sequence[object]) -> Row | None:
         """The only row of *sql*, or None; outside the gate."""

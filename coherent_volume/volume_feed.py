@@ -9,7 +9,15 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from coherent_volume import checkup, feed, metrics, overview, ownership
-from coherent_volume.model import Changes, CheckReport, LeaseStatus, Metric, Note, VolumeStatus
+from coherent_volume.model import (
+    AuditReport,
+    Changes,
+    CheckReport,
+    LeaseStatus,
+    Metric,
+    Note,
+    VolumeStatus,
+)
 from coherent_volume.volume_base import OpenVolume
 
 if TYPE_CHECKING:
@@ -89,3 +97,13 @@ class FeedMethods(OpenVolume):
     ) -> CheckReport:
         """Compare records, history and files; *progress* is told (done, in all)."""
         return checkup.check(self._open_parts(), repair=repair, progress=progress)
+
+    def audit(self, progress: Callable[[int, int], None] | None = None) -> AuditReport:
+        """Hold the volume's own log against the invariants; changes and repairs nothing.
+
+        Each finding names the invariant that it breaks. Costs a look at all kept
+        content. Raises DamagedError where the records cannot be read at all.
+        """
+        from coherent_volume import audit
+
+        return audit.audit(self._open_parts(), progress)

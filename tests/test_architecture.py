@@ -21,12 +21,13 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-PACKAGES = ("coherent_volume", "fuse_mount", "cli")
+PACKAGES = ("coherent_audit", "coherent_volume", "fuse_mount", "cli")
 
 # Lowest first. A module imports only from rows above its own line. A name
 # without a package is a module of coherent_volume; a package stands for all
 # modules in it, which may import one another as long as there is no circle.
 ROWS = (
+    ("coherent_audit",),
     ("errors", "model"),
     ("digest", "points", "config", "conflict", "lines"),
     ("merge", "difference"),
@@ -34,7 +35,7 @@ ROWS = (
     ("syscalls", "records"),
     ("identity", "paths"),
     ("files", "locks", "database", "attributes"),
-    ("keeping", "ledger", "events", "meters"),
+    ("facts", "keeping", "ledger", "events", "meters"),
     ("staging", "lease_records"),
     ("sidecar",),
     ("repairs",),
@@ -51,7 +52,7 @@ ROWS = (
     ("report", "drafts"),
     ("commit", "reading", "maintenance", "rebuild"),
     ("merging",),
-    ("operations", "checkup", "overview", "cache", "snapshot", "notes", "watching"),
+    ("operations", "audit", "checkup", "overview", "cache", "snapshot", "notes", "watching"),
     ("views", "addresses", "artifact_io"),
     ("transaction", "past"),
     ("blaming", "restoring"),
@@ -88,6 +89,8 @@ LOCAL_IMPORTS = {
     ("coherent_volume", "coherent_volume.transaction"): "2 ms, needed only for transactions",
     ("coherent_volume.volume", "coherent_volume.transaction"): "the same",
     ("coherent_volume.volume_history", "coherent_volume"): "2 ms, needed only to look back",
+    ("coherent_volume.volume_feed", "coherent_volume"): "needed only by those who audit",
+    ("coherent_volume.volume_feed", "coherent_volume.audit"): "the same",
     ("coherent_volume.volume_feed", "coherent_volume.notes"): "needed only by those who ask",
     ("coherent_volume.volume_feed", "coherent_volume.watching"): "needed only by those who watch",
     ("coherent_volume.watch", "watchdog"): "30 ms to import, needed only by those who watch",

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from coherent_audit import ABSENT, Recorder, fingerprint
 from coherent_volume import (
     CoherentVolume,
     Commit,
@@ -27,7 +28,6 @@ from coherent_volume import (
     points,
 )
 from tests.harness.editors import signed
-from tests.harness.history import ABSENT, Recorder, fingerprint
 from tests.harness.processes import say
 
 __all__ = ["FOREVER_S", "count_up", "live", "write_often"]
