@@ -129,9 +129,9 @@ class Look:
         if self.descriptor >= 0:
             _open_looks.discard(self.descriptor)
             descriptor, self.descriptor = self.descriptor, -1
-            try:
+            try:  # noqa: SIM105 - on the path of every read
                 os.close(descriptor)
-            except OSError:  # noqa: SIM105 - on the path of every read
+            except OSError:
                 pass  # it was read only; a commit that stands must not be told as failed
 
 
