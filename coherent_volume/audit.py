@@ -5,8 +5,9 @@ generations are one chain, that nobody remembers more than the chain holds, that
 commits of several artifacts are whole. Repairs nothing, and adopts nothing: a
 foreign edit that no visitor has met yet is no finding.
 
-All records are of one moment. Files are looked at later; whatever then seems
-wrong is looked at again under the gate, so that a commit in between is none.
+The records of an artifact are of one moment. Contents and files are looked at
+later; whatever then seems wrong is looked at again under the gate, so that a
+commit in between is none.
 """
 
 from __future__ import annotations
@@ -65,11 +66,13 @@ def audit(parts: VolumeParts, progress: Progress | None = None) -> AuditReport:
 def _artifact(parts: VolumeParts, key: ArtifactKey) -> tuple[list[Broken], int]:
     with facts.moment(parts.sidecar.database) as read:
         of = facts.facts_of(read, key)
-        found: list[Broken] = []
-        if of is not None:
-            for rule in (_row, _chain, _bases, _order, _remembered, _epochs):
-                found += rule(of)
-            found += _contents(parts, read, of)
+    found: list[Broken] = []
+    if of is not None:
+        for rule in (_row, _chain, _bases, _order, _remembered, _epochs):
+            found += rule(of)
+        # Not in the same moment: a checkpoint, and who holds the gate for it,
+        # would wait for all this hashing. What is pruned meanwhile is looked at again.
+        found += _contents(parts, parts.sidecar.database.read, of)
     found += _file(parts, key, of)
     return found, len(of.generations) if of else 0
 
