@@ -9,7 +9,7 @@ what it judges. Contents are fingerprints, generations are what callers were tol
 
 from __future__ import annotations
 
-from coherent_audit.judging import check, minimal
+from coherent_audit.judging import check, minimal, replayable
 from coherent_audit.recording import (
     ABSENT,
     Access,
@@ -32,4 +32,5 @@ __all__ = [
     "fingerprint",
     "load",
     "minimal",
+    "replayable",
 ]

@@ -6,27 +6,45 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 
 from coherent_audit.chains import judge, numbered
-from coherent_audit.order import Part, judge_order
+from coherent_audit.order import Part, judge_order, sequence
 from coherent_audit.recording import Access, Operation, Violation
 
-__all__ = ["check", "minimal"]
+__all__ = ["check", "minimal", "replayable"]
 
 
 def check(operations: Iterable[Operation]) -> list[Violation]:
     """Everything in *operations* that a coherent volume can never show."""
     run = list(operations)
+    found: list[Violation] = []
+    placed: list[Part] = []
+    for path, parts in _by_path(run):
+        found += judge(path, [part.operation for part in parts])
+        placed += parts
+    # An artifact that is wrong by itself puts everything in a circle too.
+    return found or judge_order(run, placed)
+
+
+def replayable(operations: Iterable[Operation]) -> list[Operation]:
+    """What was done, one after the other, in an order that gives what everybody saw.
+
+    Of a run without violations; reads carry the number that their content tells.
+    """
+    run = list(operations)
+    placed = [part for _, parts in _by_path(run) for part in parts]
+    known = {p.origin: p.operation for p in placed if run[p.origin].kind != "transaction"}
+    return sequence([known.get(number, each) for number, each in enumerate(run)], placed)
+
+
+def _by_path(run: Sequence[Operation]) -> list[tuple[str, list[Part]]]:
     by_path: defaultdict[str, list[Part]] = defaultdict(list)
     for number, operation in enumerate(run):
         for part in _parts(operation):
             by_path[part.path].append(Part(number, part))
-    found: list[Violation] = []
-    placed: list[Part] = []
-    for path, parts in sorted(by_path.items()):
-        known = numbered([part.operation for part in parts])
-        found += judge(path, known)
-        placed += [Part(p.origin, o) for p, o in zip(parts, known, strict=True)]
-    # An artifact that is wrong by itself puts everything in a circle too.
-    return found or judge_order(run, placed)
+    return [
+        (path, [Part(p.origin, o) for p, o in zip(parts, known, strict=True)])
+        for path, parts in sorted(by_path.items())
+        for known in [numbered([part.operation for part in parts])]
+    ]
 
 
 def _parts(operation: Operation) -> Iterator[Operation]:

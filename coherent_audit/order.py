@@ -8,9 +8,10 @@ the other in its order gives what everybody saw: the transactions are strictly
 serializable. With generations known the order of versions is known, so this
 needs no search.
 
-Left out, so that nothing is called wrong that may be right: who saw a content
-that came more than once does not point at what came after it (a content that is
-equal counts as the same), and edits from outside have no number to be placed by.
+Left out, so that nothing is called wrong that may be right: a transaction that
+saw a content that came more than once does not point at what came after it (a
+content that is equal counts as the same), and edits from outside have no number
+to be placed by.
 """
 
 from __future__ import annotations
@@ -18,12 +19,13 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections import defaultdict, deque
 from collections.abc import Iterable, Sequence
+from heapq import heapify, heappop, heappush
 from itertools import pairwise
 from typing import NamedTuple
 
 from coherent_audit.recording import Operation, Violation
 
-__all__ = ["Part", "judge_order"]
+__all__ = ["Part", "judge_order", "sequence"]
 
 
 class Part(NamedTuple):
@@ -38,13 +40,7 @@ _Edges = defaultdict[int, set[int]]
 
 def judge_order(operations: Sequence[Operation], parts: Iterable[Part]) -> list[Violation]:
     """One violation with a shortest circle that was found, or none."""
-    by_path: defaultdict[str, list[Part]] = defaultdict(list)
-    for part in parts:
-        by_path[part.operation.path].append(part)
-    edges: _Edges = defaultdict(set)
-    for of_path in by_path.values():
-        _of_one_artifact(of_path, edges)
-    _of_time(operations, edges)
+    edges = _edges(operations, parts)
     circle = _shortest_circle(_in_circles(edges), edges)
     if not circle:
         return []
@@ -55,15 +51,51 @@ def judge_order(operations: Sequence[Operation], parts: Iterable[Part]) -> list[
     return [Violation("not serializable", " ".join(paths), text, tuple(shown))]
 
 
+def sequence(operations: Sequence[Operation], parts: Iterable[Part]) -> list[Operation]:
+    """The operations that were done, in one order that gives what everybody saw.
+
+    Of a run without violations. Edits from outside have no place and are left out.
+    """
+    edges = _edges(operations, parts)
+    waits_for: defaultdict[int, int] = defaultdict(int)
+    for followers in edges.values():
+        for node in followers:
+            waits_for[node] += 1
+    free = [node for node in range(2 * len(operations)) if not waits_for[node]]
+    heapify(free)
+    placed = []
+    while free:
+        node = heappop(free)
+        if node < len(operations):
+            placed.append(operations[node])
+        for follower in edges.get(node, ()):
+            waits_for[follower] -= 1
+            if not waits_for[follower]:
+                heappush(free, follower)
+    return [each for each in placed if each.kind != "foreign" and each.outcome == "done"]
+
+
+def _edges(operations: Sequence[Operation], parts: Iterable[Part]) -> _Edges:
+    by_path: defaultdict[str, list[Part]] = defaultdict(list)
+    for part in parts:
+        by_path[part.operation.path].append(part)
+    edges: _Edges = defaultdict(set)
+    for of_path in by_path.values():
+        _of_one_artifact(operations, of_path, edges)
+    _of_time(operations, edges)
+    return edges
+
+
 class _Seen(NamedTuple):
     generation: int
     origin: int
     only_one: bool
-    """Whether no other generation had the same content."""
+    """Whether no other generation will do: a transaction may have seen a content
+    that was current twice."""
 
 
-def _of_one_artifact(parts: Sequence[Part], edges: _Edges) -> None:
-    makers, seers = _makers_and_seers(parts)
+def _of_one_artifact(operations: Sequence[Operation], parts: Sequence[Part], edges: _Edges) -> None:
+    makers, seers = _makers_and_seers(operations, parts)
     made = sorted(makers)
     for before, after in pairwise(made):
         _add(edges, makers[before], makers[after])
@@ -75,7 +107,9 @@ def _of_one_artifact(parts: Sequence[Part], edges: _Edges) -> None:
             _add(edges, seen.origin, makers[made[at]])
 
 
-def _makers_and_seers(parts: Sequence[Part]) -> tuple[dict[int, int], list[_Seen]]:
+def _makers_and_seers(
+    operations: Sequence[Operation], parts: Sequence[Part]
+) -> tuple[dict[int, int], list[_Seen]]:
     generations_of: defaultdict[str, set[int]] = defaultdict(set)
     for _, operation in parts:
         if operation.content is not None and _is_placed(operation):
@@ -92,7 +126,8 @@ def _makers_and_seers(parts: Sequence[Part]) -> tuple[dict[int, int], list[_Seen
             if operation.kind == "commit":
                 makers.setdefault(generation, origin)
             elif operation.kind == "read":
-                seers.append(_Seen(generation, origin, len(same) <= 1))
+                only_one = len(same) <= 1 or operations[origin].kind == "read"
+                seers.append(_Seen(generation, origin, only_one))
     return makers, seers
 
 

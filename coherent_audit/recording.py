@@ -90,9 +90,11 @@ class Operation:
         """What of it is known, on one line."""
         left_out = {"kind", "started", "ended", "path"}
         known = (
-            f"{each.name}={getattr(self, each.name)!r}"
+            f"{each.name}={value!r}"
             for each in fields(self)
-            if each.name not in left_out and getattr(self, each.name) not in (None, "", (), False)
+            if each.name not in left_out
+            and (value := getattr(self, each.name)) not in (None, "", ())
+            and value is not False
         )
         return f"{self.started}..{self.ended or ''} {self.kind} {self.path} {' '.join(known)}"
 
