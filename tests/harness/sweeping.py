@@ -33,6 +33,7 @@ from coherent_volume.gating import settled_heads
 from fuse_mount.fence import Fence, Options
 from fuse_mount.tree import Caller
 from fuse_mount.view import MountedTree
+from tests.harness.power import PowerFail
 from tests.harness.processes import say, until
 from tests.harness.sweep import (
     Call,
@@ -46,7 +47,7 @@ from tests.harness.sweep import (
     injected,
 )
 
-__all__ = ["ERRORS", "SCENARIOS", "Result", "Scenario", "Sweep"]
+__all__ = ["ERRORS", "SCENARIOS", "PowerSweep", "Result", "Scenario", "Sweep"]
 
 A, B, C, D = "plans/a", "plans/b", "plans/c", "plans/d"
 OLD, NEW = b"old text\n", b"new text\n"
@@ -198,12 +199,27 @@ def die(root: str, scenario: str, at: str) -> None:
     chosen.act(volume)
 
 
-def victim(root: str, scenario: str, log: str, injection: list[str]) -> None:
+def reuse_the_log(volume: CoherentVolume) -> None:
+    """Bring the database's log to its steady size, and everything to the disk.
+
+    While it grows every flush of it commits the file system's journal, and with
+    it whatever else was done to any directory.
+    """
+    for number in range(8):
+        volume.write("plans/filler", bytes(60_000) + str(number).encode(), overwrite=True)
+    with volume._parts.gate.held(1):
+        volume._parts.sidecar.database.checkpoint(truncate=False)
+    os.sync()
+
+
+def victim(root: str, scenario: str, log: str, injection: list[str], power: bool = False) -> None:
     """The operation between the marks; what its caller was told."""
     chosen = SCENARIOS[scenario]
     volume = CoherentVolume(root, session="carol" if chosen.dead_at else "alice")
     # What the background does is swept where the scenario does it.
     volume._maintenance.nudge = lambda: None  # type: ignore[method-assign]
+    if power:
+        reuse_the_log(volume)
     handle = volume
     act: Callable[[Any], Any] = settle_all
     if chosen.dead_at is None:
@@ -230,7 +246,7 @@ def victim(root: str, scenario: str, log: str, injection: list[str]) -> None:
     os._exit(0)
 
 
-def visit(root: str, paths: list[str]) -> dict[str, Any]:
+def visit(root: str, paths: list[str], power: bool = False) -> dict[str, Any]:
     """What the next visitor finds: it reads, audits, commits and checks."""
     logged: list[logging.LogRecord] = []
     handler = logging.Handler(logging.DEBUG)
@@ -238,6 +254,8 @@ def visit(root: str, paths: list[str]) -> dict[str, Any]:
     logging.getLogger("coherent_volume").addHandler(handler)
     logging.getLogger("coherent_volume").setLevel(logging.DEBUG)
     with CoherentVolume(root, session="bob") as volume:
+        if power:
+            volume._parts.boot = "another boot"
         seen = {path: _observed(volume, path) for path in paths}
         done = {}
         for path, (_, content) in seen.items():
@@ -311,7 +329,7 @@ class Sweep:
             ended, log = self._run(nurseries[0], "recorded", [])
             assert ended.said("told")[0]["outcome"] == "acknowledged", ended.events
         self.calls = calls_in(log)
-        shutil.rmtree(directory / "recorded")
+        shutil.rmtree(directory / "recorded", ignore_errors=True)
 
     def _run(self, nursery: Nursery, name: str, injection: list[str]) -> tuple[Ended, Path]:
         root = self.directory / name
@@ -342,10 +360,11 @@ class Sweep:
 
     def _one(self, lane: int, call: Call, what: str) -> Result:
         name = f"lane{lane}"
-        injection = [f"--inject={call.name}:{what}:when={call.ordinal}"]
+        at = f"--inject={call.name}:{what}:when={call.ordinal}"
+        injection = [at] if call.ordinal else []
         ended, log = self._run(self.nurseries[lane], name, injection)
         result = Result(cases=1, hits=injected(log, what))
-        root = self.directory / name
+        root = self._root(lane)
         told = ended.said("told")
         outcome = told[0]["outcome"] if told else "killed"
         result.outcomes[outcome] = 1
@@ -353,11 +372,18 @@ class Sweep:
             assert "error" not in what or told, "no answer at all"
             assert outcome != "untyped", "an error without a type"
             self._judge_visible(root)
-            visitor = self.nurseries[lane](visit, root=root, paths=sorted(self.scenario.old))
-            self._judge(result, outcome, visitor.result)
+            self._judge(result, outcome, self._visit(lane, root))
         except AssertionError as error:
             result.complaints.append(f"{self.name}, {what} at {call}: {error}\n{told}")
         return result
+
+    def _root(self, lane: int) -> Path:
+        return self.directory / f"lane{lane}"
+
+    def _visit(self, lane: int, root: Path) -> dict[str, Any]:
+        paths = sorted(self.scenario.old)
+        found: dict[str, Any] = self.nurseries[lane](visit, root=root, paths=paths).result
+        return found
 
     def _judge_visible(self, root: Path) -> None:
         """What an unaware reader sees is old or new of each file; of all, if there is one."""
@@ -384,3 +410,46 @@ class Sweep:
         assert (visitor["damage"], visitor["foreign"], visitor["stages"]) == ([], [], []), {
             name: visitor[name] for name in ("damage", "foreign", "stages", "logged")
         }
+
+
+class PowerSweep(Sweep):
+    """After the death the power goes as well; one case at a time, on one disk."""
+
+    def __init__(self, directory: Path, nursery: Nursery, name: str, disk: PowerFail) -> None:
+        self.disk, self.number, self.root = disk, 0, disk.path / "volume0"
+        super().__init__(directory, [nursery], name)
+
+    def _run(self, nursery: Nursery, name: str, injection: list[str]) -> tuple[Ended, Path]:
+        shutil.rmtree(self.root, ignore_errors=True)
+        # A new name each time: a cut may bring the old one back.
+        self.number += 1
+        root = self.root = self.disk.path / f"volume{self.number}"
+        shutil.copytree(self.template, root)
+        log = self.directory / f"{name}.log"
+        arguments = {"root": root, "scenario": self.name, "log": log, "injection": injection}
+        ended = nursery(victim, **arguments, power=True)
+        self.disk.cut()
+        return ended, log
+
+    def cuts(self, calls: Sequence[Call]) -> Result:
+        """The power goes in each of *calls*, and once after the acknowledgement."""
+        total = self.each(calls, "signal=KILL")
+        total += self._one(0, Call("none", 0, "after it was told"), "signal=KILL")
+        return total
+
+    def _root(self, lane: int) -> Path:
+        return self.root
+
+    def _judge_visible(self, root: Path) -> None:
+        """Each file is old or new or, having been made lately, absent; never empty or torn."""
+        for path, old in self.scenario.old.items():
+            file = root / path
+            content = file.read_bytes() if file.exists() else None
+            assert content in (old, self.scenario.new[path], None), f"{path} is torn"
+
+    def _visit(self, lane: int, root: Path) -> dict[str, Any]:
+        paths = sorted(self.scenario.old)
+        found: dict[str, Any] = self.nurseries[lane](
+            visit, root=root, paths=paths, power=True
+        ).result
+        return found
