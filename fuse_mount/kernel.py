@@ -161,7 +161,10 @@ class Connection(LockRequests):
         return None
 
     def _batch_forget(self, request: Request, fields: Fields, rest: memoryview) -> Answer:
-        for node, count in struct.iter_unpack("=QQ", rest[: fields[0] * 16]):
+        size = fields[0] * 16
+        if len(rest) < size:
+            raise ProtocolError(f"{fields[0]} nodes in {len(rest)} bytes")
+        for node, count in struct.iter_unpack("=QQ", rest[:size]):
             self.tree.forget(node, count)
         return None
 
