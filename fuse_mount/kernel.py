@@ -128,6 +128,10 @@ class Connection(LockRequests):
         except ProtocolError as error:
             _log.warning("request %d: %s", request.opcode, error)
             return errno.EIO, None
+        except (OverflowError, ValueError, struct.error) as error:
+            # A number or a name that the system calls do not take.
+            _log.warning("request %d: %s", request.opcode, error)
+            return errno.EINVAL, None
         except Exception:  # noqa: BLE001 - whoever asked must be answered
             _log.exception("request %d failed", request.opcode)
             return errno.EIO, None

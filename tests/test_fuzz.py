@@ -150,7 +150,7 @@ def mounted():
                 os.close(writer)
 
 
-@settings(max_examples=300)
+@settings(max_examples=150)
 @given(OPCODES, st.sampled_from([1, 2, 3, 99]), BODIES)
 def test_every_message_is_answered_once_and_fails_typed(
     mounted, expected_warnings, opcode, node, body
