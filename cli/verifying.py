@@ -18,14 +18,13 @@ from cli.exit_codes import DAMAGED
 from cli.place import current_directory, opened
 from cli.tables import progress
 from coherent_audit import ABSENT, Access, Operation, Violation
-from coherent_volume import CoherentVolume
+from coherent_volume import AuditReport, CoherentVolume
 from coherent_volume.errors import (
     GenerationNotKeptError,
     NotFoundError,
     UsageError,
     printable,
 )
-from coherent_volume.model import AuditReport
 
 __all__ = ["verify"]
 

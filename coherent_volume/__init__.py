@@ -53,8 +53,6 @@ from coherent_volume.errors import (
 from coherent_volume.layout import find_root, initialise
 from coherent_volume.leasing import Lease
 from coherent_volume.model import (
-    AuditFinding,
-    AuditReport,
     BlamedLine,
     Changes,
     CheckFinding,
@@ -79,6 +77,7 @@ from coherent_volume.rebuild import rebuild_sidecar
 from coherent_volume.volume import CoherentVolume
 
 if TYPE_CHECKING:
+    from coherent_volume.audit import AuditFinding, AuditReport
     from coherent_volume.transaction import Transaction
 
 __version__ = "0.1.0"
@@ -144,9 +143,13 @@ __all__ = [
 
 
 def __getattr__(name: str) -> object:
-    """The class Transaction, imported when somebody asks for it."""
+    """What is imported when somebody asks for it: transactions, and what an audit says."""
     if name == "Transaction":
         from coherent_volume.transaction import Transaction
 
         return Transaction
+    if name in ("AuditFinding", "AuditReport"):
+        from coherent_volume import audit
+
+        return getattr(audit, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

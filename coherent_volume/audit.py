@@ -15,6 +15,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 
 from coherent_volume import facts
@@ -26,16 +27,40 @@ from coherent_volume.facts import Facts, Generation
 from coherent_volume.files import WriterPresent, chunks_of, look
 from coherent_volume.inventory import managed_files
 from coherent_volume.locks import GATE_WAIT_S
-from coherent_volume.model import ArtifactKey, AuditFinding, AuditReport
+from coherent_volume.model import ArtifactKey
 from coherent_volume.parts import VolumeParts
 from coherent_volume.paths import shown
 from coherent_volume.records import artifact_checksum
 
-__all__ = ["audit"]
+__all__ = ["AuditFinding", "AuditReport", "audit"]
 
 Progress = Callable[[int, int], None]
 Broken = tuple[str, str]
 """The invariant, and how it is broken."""
+
+
+@dataclass(frozen=True, slots=True)
+class AuditFinding:
+    """One thing in a volume that breaks an invariant; ``path`` is empty for the whole volume."""
+
+    invariant: str
+    path: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class AuditReport:
+    """The outcome of an audit; ``ok`` when nothing breaks an invariant."""
+
+    root: str
+    artifacts: int
+    generations: int
+    findings: tuple[AuditFinding, ...]
+
+    @property
+    def ok(self) -> bool:
+        """Whether nothing was found."""
+        return not self.findings
 
 
 def audit(parts: VolumeParts, progress: Progress | None = None) -> AuditReport:

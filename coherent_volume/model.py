@@ -15,8 +15,6 @@ from typing import Literal, NewType
 __all__ = [
     "ABSENT_DIGEST",
     "ArtifactKey",
-    "AuditFinding",
-    "AuditReport",
     "BlamedLine",
     "Changes",
     "CheckFinding",
@@ -332,27 +330,3 @@ class CheckReport:
     def ok(self) -> bool:
         """Whether no damage is left."""
         return all(f.repaired or f.severity != "damage" for f in self.findings)
-
-
-@dataclass(frozen=True, slots=True)
-class AuditFinding:
-    """One thing in a volume that breaks an invariant; ``path`` is empty for the whole volume."""
-
-    invariant: str
-    path: str
-    message: str
-
-
-@dataclass(frozen=True, slots=True)
-class AuditReport:
-    """The outcome of an audit; ``ok`` when nothing breaks an invariant."""
-
-    root: str
-    artifacts: int
-    generations: int
-    findings: tuple[AuditFinding, ...]
-
-    @property
-    def ok(self) -> bool:
-        """Whether nothing was found."""
-        return not self.findings

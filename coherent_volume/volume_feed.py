@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 
 from coherent_volume import checkup, feed, metrics, overview, ownership
 from coherent_volume.model import (
-    AuditReport,
     Changes,
     CheckReport,
     LeaseStatus,
@@ -21,6 +20,7 @@ from coherent_volume.model import (
 from coherent_volume.volume_base import OpenVolume
 
 if TYPE_CHECKING:
+    from coherent_volume.audit import AuditReport
     from coherent_volume.watching import Hub, Watch
 
 __all__ = ["FeedMethods"]

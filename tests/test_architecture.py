@@ -86,6 +86,8 @@ LOCAL_IMPORTS = {
     ("coherent_volume.sidecar", "importlib"): "5 ms to import, needed when a volume is made",
     ("coherent_volume.lines", "difflib"): "3 ms to import, needed when contents are compared",
     ("coherent_volume.merge", "merge3"): "3 ms to import, needed when a merge is tried",
+    ("coherent_volume", "coherent_volume"): "needed only by those who audit",
+    ("coherent_volume", "coherent_volume.audit"): "the same",
     ("coherent_volume", "coherent_volume.transaction"): "2 ms, needed only for transactions",
     ("coherent_volume.volume", "coherent_volume.transaction"): "the same",
     ("coherent_volume.volume_history", "coherent_volume"): "2 ms, needed only to look back",
