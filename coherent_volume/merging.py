@@ -16,16 +16,13 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from coherent_volume.commit import commit
-from coherent_volume.config import OnConflict
 from coherent_volume.digest import digest_of
 from coherent_volume.errors import (
     CoherenceError,
     ConflictError,
     ForeignEditError,
     StaleGenerationError,
-    UsageError,
 )
-from coherent_volume.feed import note_refusal
 from coherent_volume.judgement import Expectation, Intent
 from coherent_volume.locks import GATE_WAIT_S
 from coherent_volume.merge import LINES_MAX, MERGE_BYTES_MAX, Merged, Verdict, three_way
@@ -34,9 +31,9 @@ from coherent_volume.parts import VolumeParts
 from coherent_volume.reading import Reading, read
 from coherent_volume.recall import content_seen, deleted_since, passed_since
 from coherent_volume.records import OUTSIDE, SeenRow
-from coherent_volume.report import attach, explain, refusal_of
+from coherent_volume.report import attach, explain, note_refusal, refusal_of
 
-__all__ = ["commit_or_merge", "gathered", "policy_for"]
+__all__ = ["commit_or_merge", "gathered"]
 
 _TRIES = 8
 """How often a head that moves is run after; each try is a whole merge."""
@@ -52,15 +49,6 @@ _WHY_NOT = {
     Verdict.HISTORY_LOST: "what happened since is not all kept; it may have been deleted meanwhile",
     Verdict.BASE_LOST: "the content that yours was derived from is not kept any longer",
 }
-
-
-def policy_for(parts: VolumeParts, key: ArtifactKey, asked: OnConflict | None) -> OnConflict:
-    """What becomes of a stale write: as *asked*, else as the configuration says."""
-    if asked is None:
-        return parts.rules.on_conflict(key)
-    if asked not in ("refuse", "merge"):
-        raise UsageError(f'on_conflict is "refuse" or "merge", not {asked!r}')
-    return asked
 
 
 def gathered(chunks: Iterable[bytes]) -> bytes | Iterable[bytes]:

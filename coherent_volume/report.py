@@ -5,7 +5,8 @@ Owns the making and the keeping of ConflictReport. It describes what is fixed
 the making never replaces the refusal: the report then says what it cannot show.
 
 The report about a session's last refusal of an artifact lies beside the refused
-content, so that another process can show the same bytes again.
+content, so that another process can show the same bytes again. The feed is told
+under the gate that the refusal itself holds; no failure of that takes its place.
 
 ``attach`` serves commits. Whoever refuses without one (a mount, at an open or a
 rename) calls ``explain`` with a Refusal: the artifact, what the session saw, and
@@ -14,12 +15,14 @@ the pending bytes or the name under which they are kept.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from coherent_volume import events
 from coherent_volume.conflict import CommitBetween, ConflictReport, WayOut
 from coherent_volume.difference import DIFF_BYTES_MAX, DIFF_LINES_MAX, excerpt
 from coherent_volume.errors import CoherenceError, ConflictError, FencedError, printable
@@ -38,9 +41,9 @@ from coherent_volume.recall import (
     generation_of,
     passed_since,
 )
-from coherent_volume.records import SeenRow
+from coherent_volume.records import EventRow, SeenRow
 
-__all__ = ["Refusal", "attach", "build", "explain", "stored"]
+__all__ = ["Refusal", "attach", "build", "explain", "note_refusal", "stored"]
 
 _TRIED_MAX = 1 << 20
 """Bytes of content up to which a report tries the merge: it must be made at once."""
@@ -87,6 +90,23 @@ def attach(parts: VolumeParts, intents: Sequence[Intent], error: CoherenceError)
     else:
         refusal = refusal_of(intent, error)
     error.fields["report"] = explain(parts, refusal)
+
+
+def note_refusal(parts: VolumeParts, conflict: ConflictError, key: ArtifactKey) -> None:
+    """Under the gate: put a refusal into the feed, if that can be done."""
+    current = conflict.fields.get("current")
+    event = EventRow(
+        "refuse",
+        parts.session.name,
+        key if conflict.path is None else ArtifactKey(os.fsencode(conflict.path)),
+        current if isinstance(current, int) and conflict.reason != "fenced" else 0,
+        conflict.reason,
+    )
+    with (
+        contextlib.suppress(CoherenceError),
+        parts.sidecar.database.transaction(durable=False) as connection,
+    ):
+        events.append(connection, event)
 
 
 def refusal_of(intent: Intent, error: ConflictError) -> Refusal:
