@@ -29,7 +29,7 @@ from coherent_volume.merge import LINES_MAX, MERGE_BYTES_MAX, Merged, Verdict, t
 from coherent_volume.model import ArtifactKey, Commit, MergedWith
 from coherent_volume.parts import VolumeParts
 from coherent_volume.reading import Reading, read
-from coherent_volume.recall import content_seen, deleted_since, passed_since
+from coherent_volume.recall import content_seen, passed_since
 from coherent_volume.records import OUTSIDE, SeenRow
 from coherent_volume.report import attach, explain, note_refusal, refusal_of
 
@@ -154,7 +154,7 @@ def _outcome(
     if not reading.exists:
         return Merged(Verdict.DELETED)
     # What was made anew under the name is not what the author changed.
-    deleted = deleted_since(parts, intent.key, base.generation, reading.seen.generation)
+    deleted = passed_since(parts, intent.key, base.generation, reading.seen.generation).deleted
     if deleted:
         return Merged(Verdict.DELETED)
     mine, head = intent.content, reading.data
@@ -200,7 +200,7 @@ def _with_whom(
     parts: VolumeParts, key: ArtifactKey, base: SeenRow, reading: Reading
 ) -> tuple[MergedWith, ...]:
     head = reading.seen.generation
-    passed, _ = passed_since(parts, key, base.generation, head)
+    passed = passed_since(parts, key, base.generation, head).passed
     # A file that was never committed, edited from outside, has no commit.
     found = tuple(MergedWith(each.generation, each.session) for each in passed)
     return found or (MergedWith(head, OUTSIDE),)
