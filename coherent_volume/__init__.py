@@ -3,9 +3,10 @@
 The map of layers, imports pointing down::
 
     volume                                   the façade
+    trusting                                  reads that trust their copies
     transaction  blaming  restoring  past     several at once, and the past
     operations  artifact_io  overview  checkup  maintenance
-    watching  notes                          following others
+    watching  listening  notes               following others
     merging                                  from a refusal to a merged commit
     reading  commit                          the two protocols
     report  recall                           what a refusal says
@@ -77,11 +78,14 @@ from coherent_volume.rebuild import rebuild_sidecar
 from coherent_volume.volume import CoherentVolume
 
 if TYPE_CHECKING:
+    from coherent_volume.read_policy import AccessCount, ReadLease, ReadPolicy
+    from coherent_volume.savings import Savings, SessionSavings
     from coherent_volume.transaction import Transaction
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "AccessCount",
     "AlreadyExistsError",
     "BlamedLine",
     "BusyError",
@@ -117,11 +121,15 @@ __all__ = [
     "Note",
     "Observation",
     "OutsideRootError",
+    "ReadLease",
+    "ReadPolicy",
     "RefusedContent",
     "Restoration",
     "RestoreStep",
+    "Savings",
     "SchemaVersionError",
     "SessionInfo",
+    "SessionSavings",
     "SessionStatus",
     "StaleGenerationError",
     "StorageError",
@@ -140,9 +148,17 @@ __all__ = [
 
 
 def __getattr__(name: str) -> object:
-    """The class Transaction, imported when somebody asks for it."""
+    """What few programs need, imported when somebody asks for it."""
     if name == "Transaction":
         from coherent_volume.transaction import Transaction
 
         return Transaction
+    if name in ("AccessCount", "ReadLease", "ReadPolicy"):
+        from coherent_volume import read_policy
+
+        return getattr(read_policy, name)
+    if name in ("Savings", "SessionSavings"):
+        from coherent_volume import savings
+
+        return getattr(savings, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
