@@ -19,6 +19,7 @@ from coherent_volume import feed
 from coherent_volume.errors import CoherenceError
 from coherent_volume.model import FeedEntry
 from coherent_volume.parts import VolumeParts
+from coherent_volume.watch import prepare
 from coherent_volume.watching import Pace, hub_of
 
 __all__ = ["Listener"]
@@ -54,17 +55,19 @@ class Listener:
         self._thread = threading.Thread(target=self._run, name="coherent-listener", daemon=True)
 
     def start(self) -> None:
-        """Begin, once."""
-        self._thread.start()
+        """Begin, once; without a thread to be had nothing is ever heard."""
+        prepare()
+        try:
+            self._thread.start()
+        except RuntimeError as error:
+            _log.warning("the feed cannot be heard, so every read looks: %s", error)
 
     def _run(self) -> None:
         hub = hub_of(self._parts)
+        token: str | None = None
         try:
-            # A first look before the watches are set up, so that nobody waits for those;
-            # and one right after, for what happened meanwhile.
-            token = self._look(None)
+            # Before the first look: nothing is trusted until hints come.
             hub.join(self)
-            self._pace.hint()
             while not self._closed:
                 self._pace.look_begins()
                 token = self._look(token)

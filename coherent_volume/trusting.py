@@ -145,7 +145,8 @@ class TrustedCopies(ContentCache):
 
     def receive(self, path: PathArgument, key: ArtifactKey) -> tuple[SeenRow, bytes]:
         """The content for a read that no copy could answer; it becomes what was seen."""
-        self._listen()
+        if self._trust.listens and self._listener is None:
+            self._listen()
         era, now = self._era, time.monotonic()
         copy = self._copies.get(key)
         fetched = None if copy is None else self._fetched(copy, now)
@@ -298,13 +299,10 @@ class TrustedCopies(ContentCache):
     # ── life ─────────────────────────────────────────────────────────────────
 
     def _listen(self) -> None:
-        if self._listener is not None or not self._trust.listens:
-            return
         with self._telling:
             if self._listener is None and not self._closed:
-                listener = Listener(self._parts, self.doubt, self._take, self._rest)
-                listener.start()
-                self._listener = listener
+                self._listener = Listener(self._parts, self.doubt, self._take, self._rest)
+                self._listener.start()
 
     def close(self) -> None:
         """End the listening; the volume is being closed."""
