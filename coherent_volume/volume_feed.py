@@ -19,15 +19,14 @@ if TYPE_CHECKING:
         Note,
         VolumeStatus,
     )
-    from coherent_volume.watching import Hub, Watch
+    from coherent_volume.savings import Savings
+    from coherent_volume.watching import Watch
 
 __all__ = ["FeedMethods"]
 
 
 class FeedMethods(OpenVolume):
     """What goes on in the volume, and whether it is sound."""
-
-    _hub: Hub | None = None
 
     def changes(self, since: str | None = None, limit: int | None = None) -> Changes:
         """What happened after the token *since*, oldest first; None: only a token of now.
@@ -56,12 +55,10 @@ class FeedMethods(OpenVolume):
         *paths* are paths or globs below the root; *since* a token (default: now).
         While it is open, outside edits are adopted promptly. Close it when done.
         """
-        from coherent_volume.watching import Hub, Watch
+        from coherent_volume.watching import Watch, hub_of
 
         parts = self._open_parts()
-        # Two threads may both make one here; the loser's is used by its own watch alone.
-        self._hub = hub = self._hub or Hub(parts)
-        return Watch(hub, parts, paths, since, timeout, owner=self)
+        return Watch(hub_of(parts), parts, paths, since, timeout, owner=self)
 
     def notes(self, *, remember: bool = True) -> list[Note]:
         """What this session read and others changed since, told once for each head.
@@ -93,6 +90,12 @@ class FeedMethods(OpenVolume):
         from coherent_volume import metrics
 
         return metrics.metrics(self._open_parts())
+
+    def savings(self) -> Savings:
+        """What the sessions were spared so far: against demand reading, against broadcast."""
+        from coherent_volume import savings
+
+        return savings.savings(self._open_parts())
 
     def status(self) -> VolumeStatus:
         """A still picture: artifacts, sessions, what is unsettled or refused."""
