@@ -21,12 +21,13 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-PACKAGES = ("coherent_volume", "fuse_mount", "cli")
+PACKAGES = ("coherent_audit", "coherent_volume", "fuse_mount", "cli")
 
 # Lowest first. A module imports only from rows above its own line. A name
 # without a package is a module of coherent_volume; a package stands for all
 # modules in it, which may import one another as long as there is no circle.
 ROWS = (
+    ("coherent_audit",),
     ("errors", "model"),
     ("answers",),
     ("digest", "points", "config", "conflict", "lines", "read_policy"),
@@ -35,7 +36,7 @@ ROWS = (
     ("syscalls", "records"),
     ("identity", "paths"),
     ("files", "locks", "database", "attributes"),
-    ("keeping", "ledger", "events", "meters"),
+    ("facts", "keeping", "ledger", "events", "meters"),
     ("staging", "lease_records"),
     ("sidecar",),
     ("repairs",),
@@ -52,7 +53,8 @@ ROWS = (
     ("report", "drafts"),
     ("commit", "reading", "maintenance", "rebuild"),
     ("merging",),
-    ("operations", "checkup", "overview", "cache", "snapshot", "notes", "watching", "savings"),
+    ("operations", "audit", "checkup", "overview", "cache", "snapshot", "notes", "watching"),
+    ("savings",),
     ("views", "addresses", "artifact_io", "listening"),
     ("transaction", "past", "trusting"),
     ("blaming", "restoring"),
