@@ -20,6 +20,7 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from coherent_volume.attributes import Attributes, give
 from coherent_volume.model import ArtifactKey, Commit, Digest
 from coherent_volume.records import SeenRow
 from coherent_volume.syscalls import openat2
@@ -176,7 +177,10 @@ class Managed(OpenFiles):
     def copy_attr(self, copy: WorkingCopy) -> Attr:
         """The attributes of a working copy: its own, under its generation's number."""
         attr = attr_of(os.fstat(copy.descriptor if copy.descriptor >= 0 else self._kept(copy)))
-        return attr._replace(ino=copy.shown_inode or self.faces.number(attr.ino), nlink=1)
+        gone = copy.discarded and not copy.refused and not self.exists(copy.key)
+        return attr._replace(
+            ino=copy.shown_inode or self.faces.number(attr.ino), nlink=int(not gone)
+        )
 
     def _kept(self, copy: WorkingCopy) -> int:
         if copy.node is None:
@@ -209,6 +213,8 @@ class Managed(OpenFiles):
             self.discard(state, copy, refused=True)
             state.deleted, state.replaces = None, False  # what stands there is seen again
             raise
+        if not done.changed:
+            self.wear(copy.key, copy.descriptor)
         found = self.on_disk(copy.key)
         copy.claim = Claim(SeenRow(done.generation, Digest(bytes.fromhex(done.digest)), done.epoch))
         copy.dirty = copy.has_data = copy.is_new = copy.grows_only = False
@@ -236,6 +242,30 @@ class Managed(OpenFiles):
             process=process,
             attributes_of=copy.path,
         )
+
+    def wear(self, key: ArtifactKey, source: int) -> None:
+        """Let the file of *key* have the mode and owner of an open file.
+
+        Content that was there already makes no generation, and a saver that
+        only changed the mode (git does it by a new file) would change nothing.
+        """
+        wanted = Attributes.of(source, os.fstat(source))
+        try:
+            descriptor = self.open_real(key)
+        except OSError:
+            return  # somebody took it away: that is judged by the next look
+        try:
+            before = os.fstat(descriptor)
+            if (stat.S_IMODE(before.st_mode), before.st_uid, before.st_gid) != (
+                wanted.mode,
+                wanted.uid,
+                wanted.gid,
+            ):
+                give(descriptor, wanted)
+                after = os.fstat(descriptor)
+                self.fence.claims.note_change(key, before.st_ctime_ns, after.st_ctime_ns)
+        finally:
+            os.close(descriptor)
 
     def discard(self, state: State, copy: WorkingCopy, *, refused: bool = False) -> None:
         """The copy is no longer its artifact's; its open files keep what they have."""
