@@ -17,7 +17,7 @@ INCUMBENT_STAMP := .venv-incumbent/.installed-$(PLACE)
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo test check model mutants bench reproduce clean
+.PHONY: help demo test check model mutants posix bench reproduce clean
 .DEFAULT_GOAL := help
 
 help:  ## Show this list.
@@ -40,6 +40,9 @@ model: $(STAMP)  ## Check the model of the protocol: TLA+ and Python count the s
 
 mutants: $(STAMP)  ## Break the code on purpose, one line at a time; each break must be caught by its check.
 	$(RUN) -m proof.mutants $(ARGS)
+
+posix: $(STAMP)  ## Run pjdfstest over a mount: make posix PJDFSTEST=/path/to/a/built/checkout (as root).
+	$(RUN) -m proof.posix $(PJDFSTEST) $(ARGS)
 
 bench: $(STAMP)  ## Print the benchmark table: ours, plain Python, and the incumbent.
 	@test -f $(INCUMBENT_STAMP) || { \
