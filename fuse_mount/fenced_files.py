@@ -165,7 +165,11 @@ class FencedFiles(Managed):
             credit, base = self.fence.credit, copy.claim.base
             if not writable:
                 credit.note_opened(copy.key, process, base)
-            elif not flags & os.O_APPEND and credit.is_behind(copy.key, process, base):
+            elif (
+                not flags & os.O_APPEND
+                and not copy.is_new  # whatever was there before is gone, and was judged then
+                and credit.is_behind(copy.key, process, base)
+            ):
                 os.close(descriptor)
                 raise self._two_programs(copy, "open", "saved")
             if flags & os.O_TRUNC:

@@ -312,6 +312,14 @@ class FencedMoves(FencedNames):
             for _, descriptor in plain:
                 os.close(descriptor)
 
+    def _found_at(self, node: Node) -> ArtifactKey | None:
+        """As ``_path_of``, for a node."""
+        try:
+            where = self.nodes.where(node)
+        except OSError:
+            return None  # ENAMETOOLONG
+        return ArtifactKey(where) if where is not None and len(where) < PATH_MAX else None
+
     # ── linking ──────────────────────────────────────────────────────────────
 
     def link(self, caller: Caller, node: Node, parent: Node, name: bytes) -> Entry:
@@ -327,10 +335,8 @@ class FencedMoves(FencedNames):
                 if target is None:
                     self._copy_to(descriptor, (parent, name), RENAME_NOREPLACE)
                 else:
-                    where = self.nodes.where(node)
-                    attributes = None if where is None else ArtifactKey(where)
                     self._save_onto(
-                        caller, target, descriptor, attributes, RENAME_NOREPLACE, "link"
+                        caller, target, descriptor, self._found_at(node), RENAME_NOREPLACE, "link"
                     )
             finally:
                 os.close(descriptor)
