@@ -62,25 +62,18 @@ def serve_paths(tree: MountedTree, mountpoint: str, started: Callable[[], None])
     cannot mount there.
     """
     signal.signal(signal.SIGTERM, signal.SIG_DFL)  # libfuse unmounts upon it
+    yes = ("foreground", "default_permissions", "atomic_o_trunc", "big_writes", "use_ino")
     options: dict[str, Any] = {
         "fsname": "coherent",
         "subtype": "coherent",
-        "default_permissions": True,
         "allow_other": os.geteuid() == 0,
-        "atomic_o_trunc": True,
-        "big_writes": True,
         "direct_io": True,
-        "use_ino": True,
-        "attr_timeout": 0,
-        "entry_timeout": 0,
-        "negative_timeout": 0,
+        **dict.fromkeys(yes, True),
+        **dict.fromkeys(("attr_timeout", "entry_timeout", "negative_timeout"), 0),
     }
     where = os.fsencode(mountpoint).decode(_ENCODING)
     try:
-        fuse.FUSE(
-            PathCalls(tree, started), where, raw_fi=True, encoding=_ENCODING, foreground=True,
-            **options,
-        )  # fmt: skip
+        fuse.FUSE(PathCalls(tree, started), where, raw_fi=True, encoding=_ENCODING, **options)
     except RuntimeError:
         raise UnavailableError(
             "libfuse could not mount", path=mountpoint, advice="See .coherence/mounts/log."
@@ -158,11 +151,12 @@ class PathCalls:
 
     def _on(self, path: str, act: Callable[[Node], _T]) -> _T:
         """*act* on the node at *path*; once more when the node is of an older generation."""
-        return self._again(lambda: self._once(path, act))
 
-    def _once(self, path: str, act: Callable[[Node], _T]) -> _T:
-        with self._at(path) as node:
-            return act(node)
+        def once() -> _T:
+            with self._at(path) as node:
+                return act(node)
+
+        return self._again(once)
 
     def _in(self, path: str, act: Callable[[Node, bytes], _T]) -> _T:
         """*act* on the directory and the name that *path* consists of."""
