@@ -44,7 +44,6 @@ except OSError:
 __all__ = ["serve_paths"]
 
 _log = logging.getLogger("coherent_volume")
-
 _T = TypeVar("_T")
 _ENCODING = "latin-1"  # every byte is a letter: names come through whatever they are
 _HIDDEN = re.compile(r"\.fuse_hidden[0-9a-f]{16}")
@@ -177,8 +176,6 @@ class PathCalls:
     @staticmethod
     def _caller() -> Caller:
         return Caller(*fuse.fuse_get_context())
-
-    # ── life ─────────────────────────────────────────────────────────────────
 
     def init(self, path: str) -> None:  # noqa: ARG002
         """The kernel has shaken hands."""
@@ -346,8 +343,6 @@ class PathCalls:
         """Flush an open file to the disk."""
         self._tree.fsync(info.fh, bool(data_only))
 
-    # ── directories ──────────────────────────────────────────────────────────
-
     def opendir(self, path: str) -> int:
         """Open a directory for listing."""
         return self._on(path, self._tree.opendir)
@@ -369,8 +364,6 @@ class PathCalls:
         """Flush a directory."""
         if path is not None:
             self._on(path, self._tree.fsyncdir)
-
-    # ── extended attributes ──────────────────────────────────────────────────
 
     def getxattr(self, path: str, name: str) -> bytes:
         """The value of an extended attribute."""
