@@ -193,6 +193,10 @@ class Managed(OpenFiles):
         if node is None:
             raise no_such(errno.ESTALE)
         self.nodes.again(node)
+        if node.descriptor < 0 <= copy.descriptor:
+            # The kernel forgot it between two look-ups, and with that it was closed.
+            path = b"/proc/self/fd/%d" % copy.descriptor
+            node.descriptor = os.open(path, os.O_PATH | os.O_CLOEXEC)
         return Entry(node.id, self.copy_attr(copy), 0.0, 0.0)
 
     # ── copies ───────────────────────────────────────────────────────────────
