@@ -16,12 +16,12 @@ The map of layers, imports pointing down::
     staging  files  locks  paths             the operating system
     syscalls  identity  globs  digest  config  records
     merge  difference  conflict              contents by line; the report's words
-    model  errors                            the words
+    model  answers  errors                   the words
 """
 
+from importlib import import_module
 from typing import TYPE_CHECKING
 
-from coherent_volume.conflict import CommitBetween, ConflictReport, WayOut
 from coherent_volume.errors import (
     AlreadyExistsError,
     BusyError,
@@ -52,31 +52,29 @@ from coherent_volume.errors import (
 )
 from coherent_volume.layout import find_root, initialise
 from coherent_volume.leasing import Lease
-from coherent_volume.model import (
-    BlamedLine,
-    Changes,
-    CheckFinding,
-    CheckReport,
-    Commit,
-    FeedEntry,
-    LeaseStatus,
-    LeftAlone,
-    LogEntry,
-    MergedWith,
-    Metric,
-    Note,
-    Observation,
-    RefusedContent,
-    Restoration,
-    RestoreStep,
-    SessionInfo,
-    SessionStatus,
-    VolumeStatus,
-)
-from coherent_volume.rebuild import rebuild_sidecar
+from coherent_volume.model import Commit, MergedWith, Observation, SessionInfo
 from coherent_volume.volume import CoherentVolume
 
 if TYPE_CHECKING:
+    from coherent_volume.answers import (
+        BlamedLine,
+        Changes,
+        CheckFinding,
+        CheckReport,
+        FeedEntry,
+        LeaseStatus,
+        LeftAlone,
+        LogEntry,
+        Metric,
+        Note,
+        RefusedContent,
+        Restoration,
+        RestoreStep,
+        SessionStatus,
+        VolumeStatus,
+    )
+    from coherent_volume.conflict import CommitBetween, ConflictReport, WayOut
+    from coherent_volume.rebuild import rebuild_sidecar
     from coherent_volume.transaction import Transaction
 
 __version__ = "0.1.0"
@@ -139,10 +137,40 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> object:
-    """The class Transaction, imported when somebody asks for it."""
-    if name == "Transaction":
-        from coherent_volume.transaction import Transaction
+# Imported when somebody asks for them: a process that reads or writes needs none
+# of these, and a shell's loop starts one for each step.
+_LATER = {
+    "CommitBetween": "conflict",
+    "ConflictReport": "conflict",
+    "Transaction": "transaction",
+    "WayOut": "conflict",
+    "rebuild_sidecar": "rebuild",
+    **dict.fromkeys(
+        (
+            "BlamedLine",
+            "Changes",
+            "CheckFinding",
+            "CheckReport",
+            "FeedEntry",
+            "LeaseStatus",
+            "LeftAlone",
+            "LogEntry",
+            "Metric",
+            "Note",
+            "RefusedContent",
+            "Restoration",
+            "RestoreStep",
+            "SessionStatus",
+            "VolumeStatus",
+        ),
+        "answers",
+    ),
+}
 
-        return Transaction
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+def __getattr__(name: str) -> object:
+    """What is imported when somebody asks for it."""
+    module = _LATER.get(name)
+    if module is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{module}"), name)

@@ -28,6 +28,7 @@ PACKAGES = ("coherent_volume", "fuse_mount", "cli")
 # modules in it, which may import one another as long as there is no circle.
 ROWS = (
     ("errors", "model"),
+    ("answers",),
     ("digest", "points", "config", "conflict", "lines"),
     ("merge", "difference"),
     ("globs",),
@@ -85,11 +86,11 @@ LOCAL_IMPORTS = {
     ("coherent_volume.sidecar", "importlib"): "5 ms to import, needed when a volume is made",
     ("coherent_volume.lines", "difflib"): "3 ms to import, needed when contents are compared",
     ("coherent_volume.merge", "merge3"): "3 ms to import, needed when a merge is tried",
-    ("coherent_volume", "coherent_volume.transaction"): "2 ms, needed only for transactions",
-    ("coherent_volume.volume", "coherent_volume.transaction"): "the same",
+    ("coherent_volume.commit", "coherent_volume.report"): "12 ms, needed when it refuses",
+    ("coherent_volume.operations", "coherent_volume"): "12 ms, needed when a write is stale",
+    ("coherent_volume.volume", "coherent_volume"): "needed only for transactions and questions",
     ("coherent_volume.volume_history", "coherent_volume"): "2 ms, needed only to look back",
-    ("coherent_volume.volume_feed", "coherent_volume.notes"): "needed only by those who ask",
-    ("coherent_volume.volume_feed", "coherent_volume.watching"): "needed only by those who watch",
+    ("coherent_volume.volume_feed", "coherent_volume"): "20 ms, needed only to look around",
     ("coherent_volume.watch", "watchdog"): "30 ms to import, needed only by those who watch",
     ("fuse_mount.server", "fuse_mount.fusepy"): "needs libfuse 2, which the other has no use for",
     ("coherent_volume.locks", "filelock"): "slow to import (46 ms with portalocker)",
