@@ -100,6 +100,17 @@ class Managed(OpenFiles):
 
     def key_of(self, node: Node) -> ArtifactKey | None:
         """The artifact whose current generation *node* is; ESTALE for an old one."""
+        key = self.named(node)
+        if key is None or isinstance(node.extra, WorkingCopy):
+            return key
+        found = self.on_disk(key)
+        if found is None or (found.st_dev, found.st_ino) != node.identity:
+            # Displaced by a later generation: whoever came by its name asks again.
+            raise no_such(errno.ESTALE)
+        return key
+
+    def named(self, node: Node) -> ArtifactKey | None:
+        """The artifact whose name *node* was last found by, be it current or not."""
         if node.kind != stat.S_IFREG:
             return None
         if isinstance(node.extra, WorkingCopy):
@@ -108,16 +119,7 @@ class Managed(OpenFiles):
             return None
         # By its last name, and not by the path of its descriptor: a file with two
         # names may have lost the one that the descriptor was opened by.
-        if node.parent is None:
-            return None
-        key = self.key_at(node.parent, node.name)
-        if key is None:
-            return None
-        found = self.on_disk(key)
-        if found is None or (found.st_dev, found.st_ino) != node.identity:
-            # Displaced by a later generation: whoever came by its name asks again.
-            raise no_such(errno.ESTALE)
-        return key
+        return None if node.parent is None else self.key_at(node.parent, node.name)
 
     def state(self, key: ArtifactKey) -> State:
         """The state of *key*."""
@@ -234,10 +236,8 @@ class Managed(OpenFiles):
             self.discard(state, copy)
 
     def _committed(self, copy: WorkingCopy, process: int, operation: str) -> Commit:
-        if copy.grows_only and not copy.is_new:
-            size = os.fstat(copy.descriptor).st_size
-            added = os.pread(copy.descriptor, size - copy.base_size, copy.base_size)
-            return self.fence.append(copy.key, added, process)
+        if copy.grows_only and not (copy.is_new and self.state(copy.key).replaces):
+            return self._appended(copy, process)
         return self.fence.save(
             copy.key,
             copy.claim,
@@ -246,6 +246,20 @@ class Managed(OpenFiles):
             process=process,
             attributes_of=copy.path,
         )
+
+    def _appended(self, copy: WorkingCopy, process: int) -> Commit:
+        """Add what was appended to whatever is there; a peer may even have made the file."""
+        base = copy.claim.base
+        if copy.is_new and base is not None:
+            # It was found absent: if it still is, the session knows what it makes.
+            self.fence.parts.session.seen_here.setdefault(copy.key, base)
+        made = copy.is_new and self.on_disk(copy.key) is None
+        size = os.fstat(copy.descriptor).st_size
+        added = os.pread(copy.descriptor, size - copy.base_size, copy.base_size)
+        done = self.fence.append(copy.key, added, process)
+        if made and base is not None and done.base == base.generation:
+            self.wear(copy.key, copy.descriptor)
+        return done
 
     def wear(self, key: ArtifactKey, source: int) -> None:
         """Let the file of *key* have the mode and owner of an open file.
