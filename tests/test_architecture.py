@@ -69,7 +69,7 @@ HOMES = {
     "click": "cli",
     "ctypes": ("coherent_volume.syscalls", "fuse_mount.system"),
     "filelock": "coherent_volume.locks",
-    "fuse": "fuse_mount",
+    "fuse": "fuse_mount.fusepy",
     "merge3": "coherent_volume.merge",
     "pathspec": "coherent_volume.globs",
     "portalocker": "coherent_volume.locks",
@@ -96,6 +96,7 @@ LOCAL_IMPORTS = {
     ("coherent_volume.volume_history", "coherent_volume"): "2 ms, needed only to look back",
     ("coherent_volume.volume_feed", "coherent_volume"): "20 ms, needed only to look around",
     ("coherent_volume.watch", "watchdog"): "30 ms to import, needed only by those who watch",
+    ("fuse_mount.server", "fuse_mount.fusepy"): "needs libfuse 2, which the other has no use for",
     ("coherent_volume.locks", "filelock"): "slow to import (46 ms with portalocker)",
     ("coherent_volume.locks", "portalocker"): "slow to import (46 ms with filelock)",
 }
