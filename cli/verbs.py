@@ -43,6 +43,7 @@ MODULES = {
     "lease": "leases",
     "top": "top",
     "metrics": "metrics",
+    "savings": "savings",
     "check": "views",
     "verify": "verifying",
     "run": "mounts",

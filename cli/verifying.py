@@ -18,7 +18,8 @@ from cli.exit_codes import DAMAGED
 from cli.place import current_directory, opened
 from cli.tables import progress
 from coherent_audit import ABSENT, Access, Operation, Violation
-from coherent_volume import AuditReport, CoherentVolume
+from coherent_volume import CoherentVolume
+from coherent_volume.answers import AuditReport
 from coherent_volume.errors import (
     GenerationNotKeptError,
     NotFoundError,

@@ -15,10 +15,10 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from itertools import pairwise
 
 from coherent_volume import facts
+from coherent_volume.answers import AuditFinding, AuditReport
 from coherent_volume.attributes import Witness
 from coherent_volume.database import Reader
 from coherent_volume.digest import digest_of, digest_of_chunks, row_checksum
@@ -32,35 +32,11 @@ from coherent_volume.parts import VolumeParts
 from coherent_volume.paths import shown
 from coherent_volume.records import artifact_checksum
 
-__all__ = ["AuditFinding", "AuditReport", "audit"]
+__all__ = ["audit"]
 
 Progress = Callable[[int, int], None]
 Broken = tuple[str, str]
 """The invariant, and how it is broken."""
-
-
-@dataclass(frozen=True, slots=True)
-class AuditFinding:
-    """One thing in a volume that breaks an invariant; ``path`` is empty for the whole volume."""
-
-    invariant: str
-    path: str
-    message: str
-
-
-@dataclass(frozen=True, slots=True)
-class AuditReport:
-    """The outcome of an audit; ``ok`` when nothing breaks an invariant."""
-
-    root: str
-    artifacts: int
-    generations: int
-    findings: tuple[AuditFinding, ...]
-
-    @property
-    def ok(self) -> bool:
-        """Whether nothing was found."""
-        return not self.findings
 
 
 def audit(parts: VolumeParts, progress: Progress | None = None) -> AuditReport:
