@@ -227,7 +227,9 @@ def main(words: Sequence[str]) -> int:
     for part in given.only:
         begun = time.monotonic()
         doing[part](proof, given)
-        print(f"{part}: {time.monotonic() - begun:.0f} s", file=sys.stderr, flush=True)
+        bad = {line for each in proof.of.values() for line in each.bad}
+        told = f"{part}: {time.monotonic() - begun:.0f} s, {len(bad)} things wrong so far"
+        print(told, *sorted(bad)[:5], sep="\n  ", file=sys.stderr, flush=True)
     print(table(proof))
     for each in proof.left_out:
         print(f"left out: {each}")
