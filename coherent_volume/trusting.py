@@ -41,6 +41,7 @@ from coherent_volume.read_policy import Trust
 from coherent_volume.reading import Reading, read, record
 from coherent_volume.records import SeenRow
 from coherent_volume.views import receive
+from coherent_volume.watch import prepare
 
 __all__ = ["TrustedCopies"]
 
@@ -96,6 +97,9 @@ class TrustedCopies(ContentCache):
         self._telling = threading.Lock()
         self._listener: Listener | None = None
         self._closed = False
+        if trust.listens:
+            # Here and not in the listener's thread: see watch.prepare.
+            prepare()
         parts.copies = self
         parts.on_close.append(self.close)
 
@@ -171,8 +175,11 @@ class TrustedCopies(ContentCache):
         view = self._seen_here.get(copy.entry.key)
         if fetched is None or (view is not None and view.generation > fetched.seen.generation):
             return None
-        usable = self._is_trusted(copy, now) or self._looked_at(copy) is not None
-        return fetched if usable else None
+        if self._is_trusted(copy, now):
+            return fetched
+        # A look proves the bytes, and nothing of the ownership: what was brought before a
+        # refusal may be of an older epoch, and would be refused again.
+        return fetched if copy.era == self._era and self._looked_at(copy) is not None else None
 
     def _keep(
         self,
@@ -211,6 +218,8 @@ class TrustedCopies(ContentCache):
         copy = _Copy(entry, reading.artifact, era, until)
         copy.fetched = fetched
         self._copies[key] = copy
+        if self._entries.get(key) is not entry:
+            self._copies.pop(key, None)  # it had to go in between
 
     def _drop(self, path: PathArgument) -> None:
         super()._drop(path)

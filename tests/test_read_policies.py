@@ -313,6 +313,21 @@ def test_what_the_feed_brings_is_seen_only_when_it_is_read(reader, bob):
     assert alice.write(PLAN, "derived from three").generation == 4
 
 
+@pytest.mark.invariant("I4")
+def test_what_the_feed_brought_before_a_refusal_is_not_handed_over(reader, bob):
+    alice = reader('"eager"')
+    commit(bob, "two\n")
+    until(lambda: fetched(alice) == 2, "the content was brought")
+    bob.lease(PLAN, ttl=60.0)
+    assert alice.break_lease(PLAN)  # the epoch grows; the bytes stay
+    with pytest.raises(ConflictError):
+        bob.write(PLAN, "fenced\n")
+    with pytest.raises(ConflictError):
+        alice.write(PLAN, "derived from one")
+    assert alice.read(PLAN) == b"two\n"
+    assert alice.write(PLAN, "derived from two").generation == 3
+
+
 def test_what_the_feed_brought_needs_one_look_when_it_is_asked_for_late(reader, bob):
     alice = reader('"eager"')
     commit(bob, "two\n")
