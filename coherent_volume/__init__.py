@@ -17,12 +17,12 @@ The map of layers, imports pointing down::
     staging  files  locks  paths             the operating system
     syscalls  identity  globs  digest  config  records
     merge  difference  conflict              contents by line; the report's words
-    model  errors                            the words
+    model  answers  errors                   the words
 """
 
+from importlib import import_module
 from typing import TYPE_CHECKING
 
-from coherent_volume.conflict import CommitBetween, ConflictReport, WayOut
 from coherent_volume.errors import (
     AlreadyExistsError,
     BusyError,
@@ -53,32 +53,30 @@ from coherent_volume.errors import (
 )
 from coherent_volume.layout import find_root, initialise
 from coherent_volume.leasing import Lease
-from coherent_volume.model import (
-    BlamedLine,
-    Changes,
-    CheckFinding,
-    CheckReport,
-    Commit,
-    FeedEntry,
-    LeaseStatus,
-    LeftAlone,
-    LogEntry,
-    MergedWith,
-    Metric,
-    Note,
-    Observation,
-    RefusedContent,
-    Restoration,
-    RestoreStep,
-    SessionInfo,
-    SessionStatus,
-    VolumeStatus,
-)
-from coherent_volume.rebuild import rebuild_sidecar
+from coherent_volume.model import Commit, MergedWith, Observation, SessionInfo
 from coherent_volume.volume import CoherentVolume
 
 if TYPE_CHECKING:
+    from coherent_volume.answers import (
+        BlamedLine,
+        Changes,
+        CheckFinding,
+        CheckReport,
+        FeedEntry,
+        LeaseStatus,
+        LeftAlone,
+        LogEntry,
+        Metric,
+        Note,
+        RefusedContent,
+        Restoration,
+        RestoreStep,
+        SessionStatus,
+        VolumeStatus,
+    )
+    from coherent_volume.conflict import CommitBetween, ConflictReport, WayOut
     from coherent_volume.read_policy import AccessCount, ReadLease, ReadPolicy
+    from coherent_volume.rebuild import rebuild_sidecar
     from coherent_volume.savings import Savings, SessionSavings
     from coherent_volume.transaction import Transaction
 
@@ -147,18 +145,45 @@ __all__ = [
 ]
 
 
+# Imported when somebody asks for them: a process that reads or writes needs none
+# of these, and a shell's loop starts one for each step.
+_LATER = {
+    "AccessCount": "read_policy",
+    "CommitBetween": "conflict",
+    "ConflictReport": "conflict",
+    "ReadLease": "read_policy",
+    "ReadPolicy": "read_policy",
+    "Savings": "savings",
+    "SessionSavings": "savings",
+    "Transaction": "transaction",
+    "WayOut": "conflict",
+    "rebuild_sidecar": "rebuild",
+    **dict.fromkeys(
+        (
+            "BlamedLine",
+            "Changes",
+            "CheckFinding",
+            "CheckReport",
+            "FeedEntry",
+            "LeaseStatus",
+            "LeftAlone",
+            "LogEntry",
+            "Metric",
+            "Note",
+            "RefusedContent",
+            "Restoration",
+            "RestoreStep",
+            "SessionStatus",
+            "VolumeStatus",
+        ),
+        "answers",
+    ),
+}
+
+
 def __getattr__(name: str) -> object:
-    """What few programs need, imported when somebody asks for it."""
-    if name == "Transaction":
-        from coherent_volume.transaction import Transaction
-
-        return Transaction
-    if name in ("AccessCount", "ReadLease", "ReadPolicy"):
-        from coherent_volume import read_policy
-
-        return getattr(read_policy, name)
-    if name in ("Savings", "SessionSavings"):
-        from coherent_volume import savings
-
-        return getattr(savings, name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    """What is imported when somebody asks for it."""
+    module = _LATER.get(name)
+    if module is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{module}"), name)

@@ -17,7 +17,7 @@ import os
 import stat
 from collections.abc import Sequence
 
-from coherent_volume import feed, points
+from coherent_volume import points
 from coherent_volume.drafts import bring_up_to_date, discard, stage, typed
 from coherent_volume.errors import (
     CoherenceError,
@@ -45,7 +45,6 @@ from coherent_volume.paths import shown
 from coherent_volume.records import OUTSIDE, ArtifactRow, Publication, SeenRow
 from coherent_volume.recovery import Head
 from coherent_volume.remake import content_of
-from coherent_volume.report import attach
 
 __all__ = ["commit"]
 
@@ -102,7 +101,8 @@ def commit(
         if _is_told(intents) or not isinstance(error, ConflictError):
             parts.meters.count("refusals", label=error.reason)
         discard(parts, intents)
-        attach(parts, intents, error)
+        if isinstance(error, ConflictError):
+            _explain(parts, intents, error)
         raise
     # Any other exception (an interrupt) may have come after the commit point:
     # nothing is discarded, the collection of orphans decides later.
@@ -127,6 +127,11 @@ def _doubt(parts: VolumeParts) -> None:
 # ── refuse ───────────────────────────────────────────────────────────────────
 
 
+_NO_REPORT = (ImportError, OSError)
+"""Without a free descriptor the modules of the report cannot be loaded; the refusal
+comes without one then, and nothing takes its place."""
+
+
 def _keep_refused(parts: VolumeParts, intents: Sequence[Intent], conflict: ConflictError) -> None:
     kept: dict[str, str] = {}
     for intent in intents:
@@ -140,7 +145,17 @@ def _keep_refused(parts: VolumeParts, intents: Sequence[Intent], conflict: Confl
     if len(kept) > 1:
         conflict.fields["kept_members"] = kept
     if _is_told(intents):
-        feed.note_refusal(parts, conflict, intents[0].key)
+        with contextlib.suppress(*_NO_REPORT):
+            from coherent_volume.report import note_refusal
+
+            note_refusal(parts, conflict, intents[0].key)
+
+
+def _explain(parts: VolumeParts, intents: Sequence[Intent], conflict: ConflictError) -> None:
+    with contextlib.suppress(*_NO_REPORT):
+        from coherent_volume.report import attach
+
+        attach(parts, intents, conflict)
 
 
 def _is_told(intents: Sequence[Intent]) -> bool:

@@ -16,8 +16,8 @@ import time
 from collections.abc import Callable, Sequence
 
 from coherent_volume import feed
+from coherent_volume.answers import FeedEntry
 from coherent_volume.errors import CoherenceError
-from coherent_volume.model import FeedEntry
 from coherent_volume.parts import VolumeParts
 from coherent_volume.watching import Pace, hub_of
 

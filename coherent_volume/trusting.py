@@ -30,11 +30,12 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 
 from coherent_volume.addresses import Addresses
+from coherent_volume.answers import FeedEntry
 from coherent_volume.cache import ContentCache, Entry
 from coherent_volume.errors import CoherenceError
 from coherent_volume.files import Fingerprint
 from coherent_volume.listening import Listener
-from coherent_volume.model import ArtifactKey, FeedEntry
+from coherent_volume.model import ArtifactKey
 from coherent_volume.parts import VolumeParts
 from coherent_volume.paths import PathArgument, shown
 from coherent_volume.read_policy import Trust

@@ -6,10 +6,9 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import IO, TYPE_CHECKING, Any, BinaryIO, TypeVar
 
-from coherent_volume import artifact_io, leasing, operations, overview, views
+from coherent_volume import artifact_io, leasing, operations, views
 from coherent_volume.cache import Entry
 from coherent_volume.config import OnConflict
-from coherent_volume.conflict import ConflictReport
 from coherent_volume.files import CHUNK
 from coherent_volume.leasing import Lease
 from coherent_volume.model import ArtifactKey, Commit, Observation, State
@@ -21,6 +20,7 @@ from coherent_volume.volume_feed import FeedMethods
 from coherent_volume.volume_history import HistoryMethods
 
 if TYPE_CHECKING:
+    from coherent_volume.conflict import ConflictReport
     from coherent_volume.transaction import Transaction
 
 __all__ = ["CoherentVolume"]
@@ -250,10 +250,14 @@ class CoherentVolume(HistoryMethods, FeedMethods):
         If the session read it again since then and is stale again, or never had
         a refusal and is stale: what a refusal would say at this moment.
         """
+        from coherent_volume import overview
+
         return self._on(path, overview.why)
 
     def state(self, path: PathArgument) -> State:
         """I: never read, or behind. S: current. E: leased. M: leased and staged."""
+        from coherent_volume import overview
+
         return self._on(path, overview.state)
 
     def lease(

@@ -8,11 +8,17 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
-from coherent_volume import checkup, feed, metrics, overview, ownership
-from coherent_volume.model import Changes, CheckReport, LeaseStatus, Metric, Note, VolumeStatus
 from coherent_volume.volume_base import OpenVolume
 
 if TYPE_CHECKING:
+    from coherent_volume.answers import (
+        Changes,
+        CheckReport,
+        LeaseStatus,
+        Metric,
+        Note,
+        VolumeStatus,
+    )
     from coherent_volume.savings import Savings
     from coherent_volume.watching import Watch
 
@@ -28,10 +34,14 @@ class FeedMethods(OpenVolume):
         Commits, foreign edits, leases and refusals, in one order. The cost depends
         on what is new. Raises UsageError for what is no token.
         """
+        from coherent_volume import feed
+
         return feed.changes(self._open_parts(), since, limit)
 
     def recent(self, count: int = 100) -> Changes:
         """The newest *count* rows of the feed, oldest first, and a token of now."""
+        from coherent_volume import feed
+
         return feed.recent(self._open_parts(), count)
 
     def watch(
@@ -71,10 +81,14 @@ class FeedMethods(OpenVolume):
 
     def leases(self) -> tuple[LeaseStatus, ...]:
         """The leases that exclude others now, by path."""
-        return ownership.live_leases(self._open_parts())
+        from coherent_volume import overview
+
+        return overview.live_leases(self._open_parts())
 
     def metrics(self) -> tuple[Metric, ...]:
         """The counters of all sessions; those of this process up to now."""
+        from coherent_volume import metrics
+
         return metrics.metrics(self._open_parts())
 
     def savings(self) -> Savings:
@@ -85,10 +99,14 @@ class FeedMethods(OpenVolume):
 
     def status(self) -> VolumeStatus:
         """A still picture: artifacts, sessions, what is unsettled or refused."""
+        from coherent_volume import overview
+
         return overview.status(self._open_parts())
 
     def check(
         self, repair: bool = False, progress: Callable[[int, int], None] | None = None
     ) -> CheckReport:
         """Compare records, history and files; *progress* is told (done, in all)."""
+        from coherent_volume import checkup
+
         return checkup.check(self._open_parts(), repair=repair, progress=progress)

@@ -9,8 +9,10 @@ import pytest
 
 from cli.metrics import prometheus
 from coherent_volume import ConflictError, LeasedError, meters
+from coherent_volume.answers import (
+    Metric,
+)
 from coherent_volume.metrics import _NAMES, HELP
-from coherent_volume.model import Metric
 from tests.harness.processes import until
 
 PLAN = "plans/plan.md"
