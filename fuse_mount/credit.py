@@ -73,6 +73,10 @@ class Credit:
             reads = self._young.setdefault(key, [])
             reads.append(_Read(seen, time.monotonic(), process, reading))
 
+    def has(self, key: ArtifactKey, seen: SeenRow) -> bool:
+        """Whether *seen* is the session's view already, so that reading it changes nothing."""
+        return self._parts.session.seen_here.get(key) == seen
+
     def is_behind(self, key: ArtifactKey, process: int, base: SeenRow | None) -> bool:
         """Whether what *process* itself opened last is older than *base*."""
         last = self._last.get((key, process))

@@ -82,6 +82,8 @@ class Fence:
             os.path.join(folder, f"{parts.staging.token}.refusals"), observing=options.observe
         )
         self._managed: dict[bytes, bool] = {}
+        # The kernel cuts a program's name off after 15 bytes.
+        self._uncredited = frozenset(each[:15] for each in parts.config.uncredited)
 
     def manages(self, path: bytes) -> bool:
         """Whether *path*, below the root, names an artifact."""
@@ -104,8 +106,7 @@ class Fence:
 
     def uncredited(self, program: str) -> bool:
         """Whether *program* reads without showing anything to anybody."""
-        # The kernel cuts a program's name off after 15 bytes.
-        return any(program == each[:15] for each in self.parts.config.uncredited)
+        return program in self._uncredited
 
     # ── refusals ─────────────────────────────────────────────────────────────
 

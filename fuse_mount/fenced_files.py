@@ -25,7 +25,8 @@ from coherent_volume.errors import (
     DamagedError,
     StaleGenerationError,
 )
-from coherent_volume.files import Fingerprint
+from coherent_volume.digest import digest_of
+from coherent_volume.files import Fingerprint, read_exactly
 from coherent_volume.model import ArtifactKey, Digest
 from coherent_volume.paths import shown
 from coherent_volume.records import SeenRow
@@ -34,7 +35,7 @@ from fuse_mount.fence import Fence
 from fuse_mount.handles import Handle
 from fuse_mount.managed import Managed, State
 from fuse_mount.nodes import Node, no_such
-from fuse_mount.processes import keeps_writable, process_of
+from fuse_mount.processes import group_of, keeps_writable, process_of
 from fuse_mount.protocol import Entry
 from fuse_mount.tree import Caller
 from fuse_mount.working import WorkingCopy
@@ -46,11 +47,14 @@ _KNOWN_MAX = 50_000
 
 @dataclass(slots=True)
 class Late:
-    """A handle whose file was renamed onto an artifact while it was open for writing."""
+    """A file that was renamed onto an artifact while it was open for writing.
+
+    ``saved`` is the digest of what was saved of it last; all its open files share one.
+    """
 
     key: ArtifactKey
     claim: Claim
-    dirty: bool = False
+    saved: Digest
 
 
 class FencedFiles(Managed):
@@ -67,17 +71,48 @@ class FencedFiles(Managed):
         writes = flags & os.O_ACCMODE != os.O_RDONLY or flags & os.O_TRUNC
         if isinstance(node.extra, WorkingCopy):
             return self._open_copy(caller, node, node.extra, flags)
-        key = self.key_of(node)
-        if key is None:
+        current = self.found_at(node, lately=not writes)
+        if current is None:
             return super().open(caller, node, flags)
+        key, found = current
         if not writes:
-            return self._open_reading(caller, node, key, flags)
+            number = self._open_known(caller, node, key, found, flags)
+            return number or self._open_reading(caller, node, key, flags)
         state = self.state(key)
         with state.lock:
             self._prepare(state, caller, node.parent, flags)
         # The kernel looks the name up once more and finds the copy's node: a
         # reader that shares a node with a writer would see its size change.
         raise no_such(errno.ESTALE)
+
+    def _open_known(
+        self, caller: Caller, node: Node, key: ArtifactKey, found: os.stat_result, flags: int
+    ) -> int:
+        """Open for reading a generation that was read before: no gate, no records.
+
+        Its file is as it was when it was found to be that generation, so it still
+        is; 0 when that cannot be said.
+        """
+        known = self._known.get(key)
+        if known is None or key in self.fence.parts.leased_keys:
+            return 0
+        looks, seen = known
+        if _fingerprint(found) != looks:
+            return 0
+        # Opened by its inode, looked at once more: it may be edited in place meanwhile.
+        descriptor = os.open(self.nodes.path(node), os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        if _fingerprint(os.fstat(descriptor)) != looks:
+            os.close(descriptor)
+            return 0
+        if self.fence.credit.has(key, seen):
+            # Whatever program reads it, the session has seen it already.
+            process = group_of(caller.pid)
+            self.fence.credit.note_opened(key, process, seen)
+        else:
+            process, program = process_of(caller.pid)
+            if not self.fence.uncredited(program):
+                self.fence.credit.note_read(key, seen, process, None)
+        return self.keep_handle(Handle(node, descriptor, flags, process))
 
     def _open_reading(self, caller: Caller, node: Node, key: ArtifactKey, flags: int) -> int:
         process, program = process_of(caller.pid)
@@ -100,13 +135,6 @@ class FencedFiles(Managed):
     def _open_credited(self, node: Node, key: ArtifactKey, process: int, program: str) -> int:
         if self.fence.uncredited(program):
             return self.open_real(key)
-        known = self._known.get(key)
-        if known is not None and key not in self.fence.parts.leased_keys:
-            descriptor = self.open_real(key)
-            if _fingerprint(os.fstat(descriptor)) == known[0]:
-                self.fence.credit.note_read(key, known[1], process, None)
-                return descriptor
-            os.close(descriptor)
         descriptor, reading = self.fence.open_generation(key)
         found = os.fstat(descriptor)
         if reading.fingerprint is not None:
@@ -291,8 +319,6 @@ class FencedFiles(Managed):
         extra = handle.extra
         if isinstance(extra, WorkingCopy) and not extra.discarded:
             extra.changed(data=True)
-        elif isinstance(extra, Late):
-            extra.dirty = True
 
     def fallocate(self, caller: Caller, number: int, mode: int, offset: int, length: int) -> None:
         """Allocate, punch or zero a range."""
@@ -334,16 +360,17 @@ class FencedFiles(Managed):
             handle.version = copy.version
 
     def _flush_late(self, handle: Handle, late: Late) -> None:
-        if not late.dirty:
-            return
-        late.dirty = False
         with self.locked(late.key):
-            size = os.fstat(handle.descriptor).st_size
             descriptor = os.open(b"/proc/self/fd/%d" % handle.descriptor, os.O_RDONLY)
             try:
-                data = os.pread(descriptor, size, 0)
+                data = read_exactly(descriptor, os.fstat(descriptor).st_size)
             finally:
                 os.close(descriptor)
+            # By its content: the kernel may write by itself, and tells nobody.
+            digest = digest_of(data)
+            if digest == late.saved:
+                return
+            late.saved = digest
             done = self.fence.save(
                 late.key, late.claim, lambda: data, "write", process=handle.opener
             )
@@ -353,7 +380,7 @@ class FencedFiles(Managed):
         """The last descriptor is closed; nobody hears of a refusal any more."""
         handle = self._open_files.get(number)
         copy = handle.extra if handle is not None else None
-        if handle is not None and isinstance(copy, Late) and copy.dirty:
+        if handle is not None and isinstance(copy, Late):
             with contextlib.suppress(OSError):  # the reason is noted, the content kept
                 self._flush_late(handle, copy)
         super().release(number)

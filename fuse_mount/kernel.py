@@ -20,6 +20,7 @@ from fuse_mount import protocol
 from fuse_mount.handles import OpenFiles
 from fuse_mount.kernel_locks import LATER, Answer, Fields, LockRequests
 from fuse_mount.nodes import no_such
+from fuse_mount.passthrough import DIRECT_IO, KEEP_CACHE, NO_FLUSH, Passthrough
 from fuse_mount.protocol import Init, Opcode, ProtocolError, Request
 from fuse_mount.tree import Caller, Change
 
@@ -30,11 +31,14 @@ _log = logging.getLogger("coherent_volume")
 _MAX_WRITE = 1 << 20
 _WORKERS = 6
 _FLOCK_UNLOCK = 2
-_KEEP_CACHE = 2
+_MAPS_DIRECT, _PASSTHROUGH = 1 << 36, 1 << 37
+_OPEN_DROPS_BITS, _WRITE_DROPS_BITS = 1, 4
 
 # Asynchronous reads, locks of both kinds, O_TRUNC within open, large writes, content dropped when a
 # file's time or size changed, parallel operations in one directory, an error of
-# its own for an aborted connection, many pages a request, cached link targets.
+# its own for an aborted connection, many pages a request, cached link targets,
+# set-user-id bits dropped by us (a write would cost one more request otherwise),
+# mappings of files whose writes all come to us, passthrough.
 _WANTED = (
     1 << 0
     | 1 << 1
@@ -47,6 +51,9 @@ _WANTED = (
     | 1 << 21
     | 1 << 22
     | 1 << 23
+    | 1 << 28
+    | _MAPS_DIRECT
+    | _PASSTHROUGH
 )
 
 _NO_ANSWER = (Opcode.FORGET, Opcode.BATCH_FORGET, Opcode.INTERRUPT)
@@ -58,6 +65,10 @@ class Connection(LockRequests):
     def __init__(self, device: int, tree: OpenFiles) -> None:
         super().__init__(tree)
         self.device = device
+        self.passthrough = Passthrough(device)
+        self._maps_direct = False
+        if tree is not None:
+            tree.nodes.gone = self.passthrough.let_go
         self.started = threading.Event()
         self._serve: dict[int, Callable[[Request, Fields, memoryview], Answer]] = {
             Opcode[name.upper()]: getattr(self, f"_{name}")
@@ -143,8 +154,11 @@ class Connection(LockRequests):
         offer = Init(*fields)
         if offer.major != 7 or offer.minor < 23:
             raise no_such(errno.EPROTO)
+        agreed = offer.flags & _WANTED
+        self.passthrough.is_agreed = bool(agreed & _PASSTHROUGH)
+        self._maps_direct = bool(agreed & _MAPS_DIRECT)
         self.started.set()
-        return protocol.init_reply(offer, offer.flags & _WANTED, _MAX_WRITE)
+        return protocol.init_reply(offer, agreed, _MAX_WRITE)
 
     def _destroy(self, request: Request, fields: Fields, rest: memoryview) -> Answer:
         return None
@@ -239,15 +253,36 @@ class Connection(LockRequests):
 
     def _open(self, request: Request, fields: Fields, rest: memoryview) -> Answer:
         node = self.tree.nodes.get(request.node)
-        handle = self.tree.open(_caller(request), node, fields[0])
-        flags = _KEEP_CACHE if self.tree.keeps_cache(handle) else 0
-        return protocol.open_reply(handle, flags)
+        number = self.tree.open(_caller(request), node, fields[0])
+        if fields[1] & _OPEN_DROPS_BITS:
+            self.tree.drop_bits(number)
+        return self._opened(number)
+
+    def _opened(self, number: int) -> bytes:
+        """The answer to an open: its number, and how the file works from here on."""
+        handle = self.tree.handle(number)
+        flags, backing = self.passthrough.way_of(handle)
+        if handle.writable:
+            if self._maps_direct and not flags and handle.extra is not None:
+                # Each write comes to us at once anyway; so it does without a copy in
+                # the page cache and without a question about capabilities before it.
+                flags = DIRECT_IO
+            return protocol.open_reply(number, flags, backing)
+        if not flags and self.tree.keeps_cache(number):
+            flags = KEEP_CACHE
+        if not self.tree.locks.any():
+            # Nothing can happen at the close of a reader but the end of its locks.
+            handle.lockers = set()
+            flags |= NO_FLUSH
+        return protocol.open_reply(number, flags, backing)
 
     def _create(self, request: Request, fields: Fields, rest: memoryview) -> Answer:
         (name,) = protocol.names(rest, 1)
         parent = self.tree.nodes.get(request.node)
-        entry, handle = self.tree.create(_caller(request), parent, name, fields[0], fields[1])
-        return protocol.entry_reply(entry), protocol.open_reply(handle, 0)
+        entry, number = self.tree.create(_caller(request), parent, name, fields[0], fields[1])
+        if fields[3] & _OPEN_DROPS_BITS:
+            self.tree.drop_bits(number)
+        return protocol.entry_reply(entry), self._opened(number)
 
     def _read(self, request: Request, fields: Fields, rest: memoryview) -> Answer:
         return self.tree.read(fields[0], fields[1], fields[2])
@@ -257,6 +292,8 @@ class Connection(LockRequests):
         if len(rest) < size:
             raise ProtocolError("a write brings less than it says")
         written = self.tree.write(_caller(request), handle, offset, rest[:size])
+        if fields[3] & _WRITE_DROPS_BITS:
+            self.tree.drop_bits(handle)
         return struct.pack("=II", written, 0)
 
     def _flush(self, request: Request, fields: Fields, rest: memoryview) -> Answer:
@@ -277,6 +314,8 @@ class Connection(LockRequests):
     def _fallocate(self, request: Request, fields: Fields, rest: memoryview) -> Answer:
         handle, offset, length, mode, _ = fields
         self.tree.fallocate(_caller(request), handle, mode, offset, length)
+        if request.uid != 0:
+            self.tree.drop_bits(handle)
         return None
 
     def _lseek(self, request: Request, fields: Fields, rest: memoryview) -> Answer:
@@ -287,12 +326,14 @@ class Connection(LockRequests):
         done = self.tree.copy_range(
             _caller(request), (source, source_at), (target, target_at), size
         )
+        if request.uid != 0:
+            self.tree.drop_bits(target)
         return struct.pack("=II", done, 0)
 
     # ── directories ──────────────────────────────────────────────────────────
 
     def _opendir(self, request: Request, fields: Fields, rest: memoryview) -> Answer:
-        return protocol.open_reply(self.tree.opendir(self.tree.nodes.get(request.node)), 0)
+        return protocol.open_reply(self.tree.opendir(self.tree.nodes.get(request.node)))
 
     def _readdir(self, request: Request, fields: Fields, rest: memoryview) -> Answer:
         handle, offset, room = fields[:3]

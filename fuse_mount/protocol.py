@@ -267,9 +267,9 @@ def attr_reply(found: Attr, valid_s: float) -> bytes:
     return _ATTR_OUT.pack(seconds, nanoseconds, 0) + _attr(found)
 
 
-def open_reply(handle: int, flags: int) -> bytes:
-    """A handle on the wire."""
-    return _OPEN_OUT.pack(handle, flags, 0)
+def open_reply(handle: int, flags: int = 0, backing: int = 0) -> bytes:
+    """A handle on the wire, and the inode behind it if the kernel is to use it itself."""
+    return _OPEN_OUT.pack(handle, flags, backing)
 
 
 def dirent(ino: int, offset: int, kind: int, name: bytes) -> bytes:
@@ -303,7 +303,8 @@ def init_reply(offer: Init, flags: int, max_write: int) -> bytes:
         max_write // 4096,
         0,
         flags >> 32,
-        0,
+        # For passthrough: this file system stands on one that stands on no other.
+        1,
     )
 
 
