@@ -23,13 +23,13 @@ from fuse_mount.nodes import no_such
 from fuse_mount.passthrough import DIRECT_IO, KEEP_CACHE, NO_FLUSH, Passthrough
 from fuse_mount.protocol import Init, Opcode, ProtocolError, Request
 from fuse_mount.tree import Caller, Change
+from fuse_mount.workers import Workers
 
 __all__ = ["Connection"]
 
 _log = logging.getLogger("coherent_volume")
 
 _MAX_WRITE = 1 << 20
-_WORKERS = 6
 _FLOCK_UNLOCK = 2
 _MAPS_DIRECT, _PASSTHROUGH = 1 << 36, 1 << 37
 _OPEN_DROPS_BITS, _WRITE_DROPS_BITS = 1, 4
@@ -87,28 +87,17 @@ class Connection(LockRequests):
 
     def serve(self) -> None:
         """Answer requests until the file system is unmounted or aborted."""
-        threads = [
-            threading.Thread(target=self._work, name=f"fuse-{n}", daemon=True)
-            for n in range(1, _WORKERS)
-        ]
-        for thread in threads:
-            thread.start()
-        self._work()
+        Workers(self._take, self._answer, protocol.is_short, _MAX_WRITE + 4096, self.ended).run()
 
-    def _work(self) -> None:
-        buffer = bytearray(_MAX_WRITE + 4096)
-        view = memoryview(buffer)
+    def _take(self, buffer: bytearray) -> int:
+        """The next request; 0 when there will be none."""
         while not self.ended.is_set():
             try:
-                size = os.readv(self.device, [buffer])
+                return os.readv(self.device, [buffer])
             except OSError as error:
-                if error.errno in (errno.EINTR, errno.EAGAIN, errno.ENOENT):
-                    continue  # ENOENT: the request was taken back
-                break  # ENODEV: unmounted
-            if size == 0:
-                break
-            self._answer(view[:size])
-        self.ended.set()
+                if error.errno not in (errno.EINTR, errno.EAGAIN, errno.ENOENT):
+                    break  # ENODEV: unmounted. ENOENT: the request was taken back
+        return 0
 
     def _answer(self, message: memoryview) -> None:
         try:

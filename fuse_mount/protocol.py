@@ -26,6 +26,7 @@ __all__ = [
     "init_reply",
     "invalidate_entry",
     "invalidate_inode",
+    "is_short",
     "names",
     "open_reply",
     "parse",
@@ -145,6 +146,7 @@ _INIT_IN = struct.Struct("=IIII")
 _INIT_OUT = struct.Struct("=IIIIHHIIHHII24x")
 _INVAL_INODE = struct.Struct("=Qqq")
 _INVAL_ENTRY = struct.Struct("=QII")
+_OPEN = 14
 _NOTIFY_INVAL_INODE, _NOTIFY_INVAL_ENTRY = 2, 3
 _INIT_EXT = 1 << 30
 
@@ -194,6 +196,24 @@ def request(message: memoryview) -> Request:
         raise ProtocolError(f"a message of {len(message)} bytes says that it has {length}")
     body = message[IN_HEADER.size : length - extra * 8]
     return Request(opcode, unique, node, uid, gid, pid, body)
+
+
+_SHORT = frozenset(
+    {
+        *(Opcode.LOOKUP, Opcode.FORGET, Opcode.BATCH_FORGET, Opcode.GETATTR, Opcode.READLINK),
+        *(Opcode.OPEN, Opcode.RELEASE, Opcode.STATFS, Opcode.GETXATTR, Opcode.LISTXATTR),
+        *(Opcode.OPENDIR, Opcode.READDIR, Opcode.RELEASEDIR, Opcode.INTERRUPT, Opcode.WRITE),
+    }
+)
+_SHORT_BYTES = 64 << 10
+
+
+def is_short(message: memoryview) -> bool:
+    """Whether a request is most likely answered at once: no commit, no wait for a disk."""
+    if len(message) > _SHORT_BYTES or len(message) < IN_HEADER.size + 4:
+        return False
+    opcode = message[4]
+    return opcode in _SHORT and not (opcode == _OPEN and message[IN_HEADER.size] & 3)
 
 
 def parse(opcode: int, body: memoryview) -> tuple[tuple[int, ...], memoryview]:
