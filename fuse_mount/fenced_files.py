@@ -19,30 +19,26 @@ import stat
 import time
 from dataclasses import dataclass
 
+from coherent_volume.digest import digest_of
 from coherent_volume.errors import (
-    BusyError,
     CoherenceError,
-    DamagedError,
     StaleGenerationError,
 )
-from coherent_volume.digest import digest_of
-from coherent_volume.files import Fingerprint, read_exactly
+from coherent_volume.files import read_exactly
 from coherent_volume.model import ArtifactKey, Digest
 from coherent_volume.paths import shown
 from coherent_volume.records import SeenRow
 from fuse_mount.claims import OVERWRITE, Claim
-from fuse_mount.fence import Fence
+from fuse_mount.fenced_reading import FencedReading
 from fuse_mount.handles import Handle
-from fuse_mount.managed import Managed, State
+from fuse_mount.managed import State
 from fuse_mount.nodes import Node, no_such
-from fuse_mount.processes import group_of, keeps_writable, process_of
+from fuse_mount.processes import keeps_writable, process_of
 from fuse_mount.protocol import Entry
 from fuse_mount.tree import Caller
 from fuse_mount.working import WorkingCopy
 
 __all__ = ["FencedFiles", "Late", "digest_from"]
-
-_KNOWN_MAX = 50_000
 
 
 @dataclass(slots=True)
@@ -57,12 +53,8 @@ class Late:
     saved: Digest
 
 
-class FencedFiles(Managed):
+class FencedFiles(FencedReading):
     """Open files of artifacts."""
-
-    def __init__(self, root: int, descriptors_max: int, fence: Fence) -> None:
-        super().__init__(root, descriptors_max, fence)
-        self._known: dict[ArtifactKey, tuple[Fingerprint, SeenRow]] = {}
 
     # ── opening ──────────────────────────────────────────────────────────────
 
@@ -76,74 +68,14 @@ class FencedFiles(Managed):
             return super().open(caller, node, flags)
         key, found = current
         if not writes:
-            number = self._open_known(caller, node, key, found, flags)
-            return number or self._open_reading(caller, node, key, flags)
+            number = self.open_known(caller, node, key, found, flags)
+            return number or self.open_reading(caller, node, key, flags)
         state = self.state(key)
         with state.lock:
             self._prepare(state, caller, node.parent, flags)
         # The kernel looks the name up once more and finds the copy's node: a
         # reader that shares a node with a writer would see its size change.
         raise no_such(errno.ESTALE)
-
-    def _open_known(
-        self, caller: Caller, node: Node, key: ArtifactKey, found: os.stat_result, flags: int
-    ) -> int:
-        """Open for reading a generation that was read before: no gate, no records.
-
-        Its file is as it was when it was found to be that generation, so it still
-        is; 0 when that cannot be said.
-        """
-        known = self._known.get(key)
-        if known is None or key in self.fence.parts.leased_keys:
-            return 0
-        looks, seen = known
-        if _fingerprint(found) != looks:
-            return 0
-        # Opened by its inode, looked at once more: it may be edited in place meanwhile.
-        descriptor = os.open(self.nodes.path(node), os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        if _fingerprint(os.fstat(descriptor)) != looks:
-            os.close(descriptor)
-            return 0
-        if self.fence.credit.has(key, seen):
-            # Whatever program reads it, the session has seen it already.
-            process = group_of(caller.pid)
-            self.fence.credit.note_opened(key, process, seen)
-        else:
-            process, program = process_of(caller.pid)
-            if not self.fence.uncredited(program):
-                self.fence.credit.note_read(key, seen, process, None)
-        return self.keep_handle(Handle(node, descriptor, flags, process))
-
-    def _open_reading(self, caller: Caller, node: Node, key: ArtifactKey, flags: int) -> int:
-        process, program = process_of(caller.pid)
-        try:
-            descriptor = self._open_credited(node, key, process, program)
-        except BusyError:
-            # Somebody outside is writing it: there is no generation to be
-            # credited with, and a reader is never refused.
-            descriptor = self.open_real(key)
-        except DamagedError as error:
-            raise self.fence.refusal(key, "open", error) from error
-        except CoherenceError:
-            descriptor = self.open_real(key)
-        found = os.fstat(descriptor)
-        if (found.st_dev, found.st_ino) != node.identity:
-            os.close(descriptor)
-            raise no_such(errno.ESTALE)
-        return self.keep_handle(Handle(node, descriptor, flags, process))
-
-    def _open_credited(self, node: Node, key: ArtifactKey, process: int, program: str) -> int:
-        if self.fence.uncredited(program):
-            return self.open_real(key)
-        descriptor, reading = self.fence.open_generation(key)
-        found = os.fstat(descriptor)
-        if reading.fingerprint is not None:
-            if len(self._known) >= _KNOWN_MAX:
-                self._known.clear()
-            self._known[key] = (reading.fingerprint, reading.seen)
-        if (found.st_dev, found.st_ino) == node.identity:
-            self.fence.credit.note_read(key, reading.seen, process, reading)
-        return descriptor
 
     def _prepare(
         self, state: State, caller: Caller, parent: Node | None, flags: int
@@ -398,12 +330,6 @@ class FencedFiles(Managed):
                     self.commit_copy(state, copy, 0, "write")
             else:
                 state.empty_due = time.monotonic() + self.fence.options.hold_s
-
-
-def _fingerprint(found: os.stat_result) -> Fingerprint:
-    return Fingerprint(
-        found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
-    )
 
 
 def digest_from(text: str) -> Digest:

@@ -137,8 +137,9 @@ class OpenFiles(Tree):
     def release(self, number: int) -> None:
         """The last descriptor of the open file is closed."""
         handle = self._open_files.pop(number, None)
-        for owner in (handle.lockers or ()) if handle is not None else ():
-            self.unlock_all(handle.node, owner, is_flock=False)
+        if handle is not None and handle.lockers:
+            for owner in handle.lockers:
+                self.unlock_all(handle.node, owner, is_flock=False)
         if handle is not None and handle.descriptor >= 0:
             descriptor, handle.descriptor = handle.descriptor, -1
             os.close(descriptor)

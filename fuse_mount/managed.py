@@ -87,9 +87,7 @@ class Managed(OpenFiles):
 
     # ── names ────────────────────────────────────────────────────────────────
 
-    def key_at(
-        self, parent: Node, name: bytes, *, lately: bool = False
-    ) -> ArtifactKey | None:
+    def key_at(self, parent: Node, name: bytes, *, lately: bool = False) -> ArtifactKey | None:
         """The artifact that *name* in *parent* may be; None when it is not managed.
 
         *lately*: the directory's path may be that of a moment ago.

@@ -64,14 +64,15 @@ class Passthrough:
             # By the node's own descriptor, which opens nothing: an id that is not
             # in use must not keep an inode from being used again.
             reached = node.descriptor if node.descriptor >= 0 else descriptor
-            return fcntl.ioctl(self._device, _BACKING_OPEN, bytearray(_MAP.pack(reached, 0, 0)))
+            answer = fcntl.ioctl(self._device, _BACKING_OPEN, bytearray(_MAP.pack(reached, 0, 0)))
+            return int(answer)
         except OSError:
             # No right to it, or a stacked file system: so it will be for all files.
             self.is_agreed = False
             return 0
 
     def way_of(self, handle: Handle) -> tuple[int, int]:
-        """(flags, backing id) of the answer to the open that gave *handle*; 0: no way of its own."""
+        """(flags, backing id) of the answer to an open; (0, 0): nothing special."""
         backing = self.backing_of(handle.node, handle.descriptor)
         if not backing:
             return 0, 0
