@@ -63,13 +63,14 @@ class FencedFiles(FencedReading):
         writes = flags & os.O_ACCMODE != os.O_RDONLY or flags & os.O_TRUNC
         if isinstance(node.extra, WorkingCopy):
             return self._open_copy(caller, node, node.extra, flags)
-        current = self.found_at(node, lately=not writes)
-        if current is None:
+        number = 0 if writes else self.open_known(caller, node, flags)
+        if number:
+            return number
+        key = self.key_of(node)
+        if key is None:
             return super().open(caller, node, flags)
-        key, found = current
         if not writes:
-            number = self.open_known(caller, node, key, found, flags)
-            return number or self.open_reading(caller, node, key, flags)
+            return self.open_reading(caller, node, key, flags)
         state = self.state(key)
         with state.lock:
             self._prepare(state, caller, node.parent, flags)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 
 from coherent_volume.errors import BusyError, CoherenceError, DamagedError
 from coherent_volume.files import Fingerprint
@@ -25,6 +26,7 @@ from fuse_mount.tree import Caller
 __all__ = ["FencedReading"]
 
 _KNOWN_MAX = 50_000
+_OPEN = os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 class FencedReading(Managed):
@@ -34,23 +36,26 @@ class FencedReading(Managed):
         super().__init__(root, descriptors_max, fence)
         self._known: dict[ArtifactKey, tuple[Fingerprint, SeenRow]] = {}
 
-    def open_known(
-        self, caller: Caller, node: Node, key: ArtifactKey, found: os.stat_result, flags: int
-    ) -> int:
+    def open_known(self, caller: Caller, node: Node, flags: int) -> int:
         """Open for reading a generation that was read before: no gate, no records.
 
         Its file is as it was when it was found to be that generation, so it still
-        is; 0 when that cannot be said.
+        is; 0 when that cannot be said. A path that is a moment old does no harm:
+        a file that was moved meanwhile has another time of change.
         """
-        known = self._known.get(key)
-        if known is None or key in self.fence.parts.leased_keys:
+        above = node.parent
+        if above is None or node.kind != stat.S_IFREG or node.extra is not None:
+            return 0
+        key = self.key_at(above, node.name, lately=True)
+        known = None if key is None else self._known.get(key)
+        if key is None or known is None or key in self.fence.parts.leased_keys:
             return 0
         looks, seen = known
-        if _fingerprint(found) != looks:
+        try:
+            descriptor = os.open(node.name, _OPEN, dir_fd=self.nodes.descriptor(above))
+        except OSError:
             return 0
-        # Opened by its inode, looked at once more: it may be edited in place meanwhile.
-        descriptor = os.open(self.nodes.path(node), os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        if _fingerprint(os.fstat(descriptor)) != looks:
+        if node.identity != looks[:2] or _fingerprint(os.fstat(descriptor)) != looks:
             os.close(descriptor)
             return 0
         if self.fence.credit.has(key, seen):
@@ -96,7 +101,5 @@ class FencedReading(Managed):
         return descriptor
 
 
-def _fingerprint(found: os.stat_result) -> Fingerprint:
-    return Fingerprint(
-        found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
-    )
+def _fingerprint(found: os.stat_result) -> tuple[int, ...]:
+    return (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)

@@ -56,6 +56,7 @@ _WANTED = (
     | _PASSTHROUGH
 )
 
+_NOBODY_WAITS = contextlib.suppress(OSError)  # ENOENT: the asker is gone
 _NO_ANSWER = (Opcode.FORGET, Opcode.BATCH_FORGET, Opcode.INTERRUPT)
 
 
@@ -111,10 +112,10 @@ class Connection(LockRequests):
 
     def reply(self, unique: int, error_number: int, answer: Answer) -> None:
         """Answer one request."""
-        parts = [] if answer is None else [answer] if isinstance(answer, bytes) else list(answer)
+        parts = () if answer is None else (answer,) if isinstance(answer, bytes) else answer
         header = protocol.reply_header(unique, error_number, sum(map(len, parts)))
-        with contextlib.suppress(OSError):  # ENOENT: nobody waits for it any more
-            os.writev(self.device, [header, *parts])
+        with _NOBODY_WAITS:
+            os.writev(self.device, (header, *parts))
 
     def _served(self, request: Request) -> tuple[int, Answer]:
         act = self._serve.get(request.opcode)

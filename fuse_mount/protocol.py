@@ -8,6 +8,7 @@ whatever the device delivers can be answered with EIO instead of a crash.
 from __future__ import annotations
 
 import enum
+import functools
 import struct
 from typing import NamedTuple
 
@@ -136,7 +137,7 @@ class Init(NamedTuple):
 
 IN_HEADER = struct.Struct("=IIQQIIIHH")
 _OUT_HEADER = struct.Struct("=IiQ")
-_ATTR = struct.Struct("=QQQQQQIIIIIIIIII")
+_ATTR = struct.Struct("=QQQqqqIIIIIIIIII")
 _ENTRY = struct.Struct("=QQQQII")
 _ATTR_OUT = struct.Struct("=QII")
 _OPEN_OUT = struct.Struct("=QIi")
@@ -248,17 +249,19 @@ def reply_header(unique: int, error: int, size: int) -> bytes:
 
 
 def _attr(found: Attr) -> bytes:
-    second = 10**9
+    accessed, accessed_ns = divmod(found.atime, 10**9)
+    modified, modified_ns = divmod(found.mtime, 10**9)
+    changed, changed_ns = divmod(found.ctime, 10**9)
     return _ATTR.pack(
         found.ino,
         found.size,
         found.blocks,
-        (found.atime // second) & 0xFFFFFFFFFFFFFFFF,
-        (found.mtime // second) & 0xFFFFFFFFFFFFFFFF,
-        (found.ctime // second) & 0xFFFFFFFFFFFFFFFF,
-        found.atime % second,
-        found.mtime % second,
-        found.ctime % second,
+        accessed,
+        modified,
+        changed,
+        accessed_ns,
+        modified_ns,
+        changed_ns,
         found.mode,
         found.nlink,
         found.uid,
@@ -269,6 +272,7 @@ def _attr(found: Attr) -> bytes:
     )
 
 
+@functools.cache
 def _nanoseconds(seconds: float) -> tuple[int, int]:
     whole = int(seconds)
     return whole, int((seconds - whole) * 1e9)
