@@ -156,6 +156,8 @@ class FencedFiles(FencedReading):
             if self.exists(key):
                 raise no_such(errno.EEXIST if flags & os.O_EXCL else errno.ESTALE)
             copy = self._new_file(state, caller, parent, mode)
+            # Whoever makes it has seen that it was not there, whatever it read before.
+            self.fence.credit.note_opened(key, process_of(caller.pid)[0], copy.claim.base)
             entry = self.copy_entry(copy)
             return entry, self._open_copy(caller, self.nodes.get(entry.node), copy, flags)
 
