@@ -234,7 +234,7 @@ class FencedFiles(FencedReading):
             current=base,
             by=self.fence.parts.session.name,
         )
-        return self.fence.refusal(copy.key, operation, error)
+        return self.fence.refusal(copy.key, operation, error, copy.claim)
 
     def replaced(self, state: State, copy: WorkingCopy, process: int) -> None:
         """Another file took the copy's place; an unfinished save of another program is kept."""
