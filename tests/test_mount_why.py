@@ -1,4 +1,4 @@
-"""Hazard: a refusal says one thing in the mount and another to the command line, or says nothing."""
+"""Hazard: a refusal says one thing in the mount and another to the command line."""
 
 from __future__ import annotations
 
