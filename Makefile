@@ -16,8 +16,12 @@ STAMP := .venv/.installed-$(PLACE)
 INCUMBENT_STAMP := .venv-incumbent/.installed-$(PLACE)
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
+# Without bytecode every command of the tests would compile its modules anew: they
+# would take twice as long. It goes into .venv, whatever the surroundings say.
+export PYTHONDONTWRITEBYTECODE :=
+export PYTHONPYCACHEPREFIX := $(CURDIR)/.venv/bytecode
 
-.PHONY: help demo test check model mutants bench bench-mount reproduce clean
+.PHONY: help demo test check model mutants crash histories proof posix bench bench-mount reproduce clean
 .DEFAULT_GOAL := help
 
 help:  ## Show this list.
@@ -40,6 +44,18 @@ model: $(STAMP)  ## Check the model of the protocol: TLA+ and Python count the s
 
 mutants: $(STAMP)  ## Break the code on purpose, one line at a time; each break must be caught by its check.
 	$(RUN) -m proof.mutants $(ARGS)
+
+crash: $(STAMP)  ## Kill, fail and unplug every operation in each of its system calls; 20 minutes (ARGS='--every 5': less).
+	$(RUN) -m proof.sweeps $(ARGS)
+
+histories: $(STAMP)  ## A million random operations at all doors, with kills and foreign edits, judged (ARGS='--operations N').
+	$(RUN) -m proof.histories $(ARGS)
+
+proof: $(STAMP)  ## All of it, in one table: guarantee, checks, cases, dead mutants; under half an hour.
+	$(RUN) -m proof $(ARGS)
+
+posix: $(STAMP)  ## Run pjdfstest over a mount: make posix PJDFSTEST=/path/to/a/built/checkout (as root).
+	$(RUN) -m proof.posix $(PJDFSTEST) $(ARGS)
 
 bench: $(STAMP)  ## Print the benchmark table: ours, plain Python, and the incumbent.
 	@test -f $(INCUMBENT_STAMP) || { \
@@ -72,5 +88,5 @@ $(STAMP): pyproject.toml
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
 	    echo "$(PYTHON) cannot make a virtual environment (no ensurepip). On Debian and Ubuntu: apt-get install python3-venv" >&2; exit 1; }
 	$(PYTHON) -m venv --clear .venv
-	$(RUN) -m pip install --quiet --editable '.[dev]'
+	$(RUN) -m pip install --quiet --editable '.[dev,fuse]'
 	@touch $@

@@ -11,8 +11,11 @@ from cli.place import current_directory, opened
 from cli.render import amount, to_json
 from cli.streams import emit
 from cli.tables import table
+from coherent_volume.answers import (
+    FeedEntry,
+    Note,
+)
 from coherent_volume.errors import OutsideRootError, printable
-from coherent_volume.model import FeedEntry, Note
 
 __all__ = ["notes", "since", "watch"]
 

@@ -8,9 +8,11 @@ from itertools import groupby
 
 from cli.call import Common, Reply
 from cli.place import opened
+from coherent_volume.answers import (
+    Metric,
+)
 from coherent_volume.errors import printable
 from coherent_volume.metrics import HELP
-from coherent_volume.model import Metric
 
 __all__ = ["metrics", "prometheus"]
 

@@ -9,9 +9,16 @@ from cli.call import Reply
 from cli.exit_codes import DAMAGED
 from cli.render import amount, pairs, plain
 from cli.tables import table
+from coherent_volume.answers import (
+    CheckReport,
+    LogEntry,
+    VolumeStatus,
+)
 from coherent_volume.conflict import ConflictReport
 from coherent_volume.errors import printable
-from coherent_volume.model import CheckReport, LogEntry, SessionInfo, VolumeStatus
+from coherent_volume.model import (
+    SessionInfo,
+)
 
 __all__ = ["check", "log", "session", "status", "why"]
 

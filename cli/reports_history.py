@@ -8,9 +8,15 @@ from dataclasses import asdict
 from cli.call import Reply
 from cli.render import commit as one_commit
 from cli.tables import margins
+from coherent_volume.answers import (
+    BlamedLine,
+    Restoration,
+)
 from coherent_volume.difference import escaped
 from coherent_volume.errors import printable
-from coherent_volume.model import BlamedLine, Commit, Restoration
+from coherent_volume.model import (
+    Commit,
+)
 
 __all__ = ["blame", "commits", "restoration"]
 

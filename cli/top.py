@@ -26,8 +26,12 @@ from rich.text import Text
 from cli.call import Common, Reply
 from cli.place import opened
 from coherent_volume import CoherentVolume
+from coherent_volume.answers import (
+    FeedEntry,
+    Metric,
+    VolumeStatus,
+)
 from coherent_volume.errors import UsageError, printable
-from coherent_volume.model import FeedEntry, Metric, VolumeStatus
 
 __all__ = ["top"]
 

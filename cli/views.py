@@ -11,7 +11,10 @@ from cli.call import Common, Reply
 from cli.place import below_root, opened, session_of, volume_root
 from cli.tables import progress
 from coherent_volume import DamagedError, SchemaVersionError, rebuild_sidecar
-from coherent_volume.model import CheckFinding, CheckReport
+from coherent_volume.answers import (
+    CheckFinding,
+    CheckReport,
+)
 
 __all__ = ["check", "log", "reacquire", "session", "status", "why"]
 

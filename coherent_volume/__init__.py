@@ -3,9 +3,10 @@
 The map of layers, imports pointing down::
 
     volume                                   the façade
+    trusting                                  reads that trust their copies
     transaction  blaming  restoring  past     several at once, and the past
     operations  artifact_io  overview  checkup  maintenance
-    watching  notes                          following others
+    watching  listening  notes               following others
     merging                                  from a refusal to a merged commit
     reading  commit                          the two protocols
     report  recall                           what a refusal says
@@ -16,12 +17,12 @@ The map of layers, imports pointing down::
     staging  files  locks  paths             the operating system
     syscalls  identity  globs  digest  config  records
     merge  difference  conflict              contents by line; the report's words
-    model  errors                            the words
+    model  answers  errors                   the words
 """
 
+from importlib import import_module
 from typing import TYPE_CHECKING
 
-from coherent_volume.conflict import CommitBetween, ConflictReport, WayOut
 from coherent_volume.errors import (
     AlreadyExistsError,
     BusyError,
@@ -52,37 +53,42 @@ from coherent_volume.errors import (
 )
 from coherent_volume.layout import find_root, initialise
 from coherent_volume.leasing import Lease
-from coherent_volume.model import (
-    BlamedLine,
-    Changes,
-    CheckFinding,
-    CheckReport,
-    Commit,
-    FeedEntry,
-    LeaseStatus,
-    LeftAlone,
-    LogEntry,
-    MergedWith,
-    Metric,
-    Note,
-    Observation,
-    RefusedContent,
-    Restoration,
-    RestoreStep,
-    SessionInfo,
-    SessionStatus,
-    VolumeStatus,
-)
-from coherent_volume.rebuild import rebuild_sidecar
+from coherent_volume.model import Commit, MergedWith, Observation, SessionInfo
 from coherent_volume.volume import CoherentVolume
 
 if TYPE_CHECKING:
+    from coherent_volume.answers import (
+        AuditFinding,
+        AuditReport,
+        BlamedLine,
+        Changes,
+        CheckFinding,
+        CheckReport,
+        FeedEntry,
+        LeaseStatus,
+        LeftAlone,
+        LogEntry,
+        Metric,
+        Note,
+        RefusedContent,
+        Restoration,
+        RestoreStep,
+        SessionStatus,
+        VolumeStatus,
+    )
+    from coherent_volume.conflict import CommitBetween, ConflictReport, WayOut
+    from coherent_volume.read_policy import AccessCount, ReadLease, ReadPolicy
+    from coherent_volume.rebuild import rebuild_sidecar
+    from coherent_volume.savings import Savings, SessionSavings
     from coherent_volume.transaction import Transaction
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "AccessCount",
     "AlreadyExistsError",
+    "AuditFinding",
+    "AuditReport",
     "BlamedLine",
     "BusyError",
     "Changes",
@@ -117,11 +123,15 @@ __all__ = [
     "Note",
     "Observation",
     "OutsideRootError",
+    "ReadLease",
+    "ReadPolicy",
     "RefusedContent",
     "Restoration",
     "RestoreStep",
+    "Savings",
     "SchemaVersionError",
     "SessionInfo",
+    "SessionSavings",
     "SessionStatus",
     "StaleGenerationError",
     "StorageError",
@@ -139,10 +149,47 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> object:
-    """The class Transaction, imported when somebody asks for it."""
-    if name == "Transaction":
-        from coherent_volume.transaction import Transaction
+# Imported when somebody asks for them: a process that reads or writes needs none
+# of these, and a shell's loop starts one for each step.
+_LATER = {
+    "CommitBetween": "conflict",
+    "ConflictReport": "conflict",
+    "AccessCount": "read_policy",
+    "ReadLease": "read_policy",
+    "ReadPolicy": "read_policy",
+    "Savings": "savings",
+    "SessionSavings": "savings",
+    "Transaction": "transaction",
+    "WayOut": "conflict",
+    "rebuild_sidecar": "rebuild",
+    **dict.fromkeys(
+        (
+            "AuditFinding",
+            "AuditReport",
+            "BlamedLine",
+            "Changes",
+            "CheckFinding",
+            "CheckReport",
+            "FeedEntry",
+            "LeaseStatus",
+            "LeftAlone",
+            "LogEntry",
+            "Metric",
+            "Note",
+            "RefusedContent",
+            "Restoration",
+            "RestoreStep",
+            "SessionStatus",
+            "VolumeStatus",
+        ),
+        "answers",
+    ),
+}
 
-        return Transaction
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+def __getattr__(name: str) -> object:
+    """What is imported when somebody asks for it."""
+    module = _LATER.get(name)
+    if module is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{module}"), name)

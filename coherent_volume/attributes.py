@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from coherent_volume.digest import short_name
 from coherent_volume.errors import NotPermittedError, StorageError
@@ -21,8 +21,7 @@ WITNESS = "user.coherence.gen"
 _NO_XATTRS = (errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EPERM, errno.EACCES)
 
 
-@dataclass(frozen=True, slots=True)
-class Attributes:
+class Attributes(NamedTuple):
     """What a commit keeps of the file that it replaces."""
 
     mode: int
@@ -45,8 +44,7 @@ class Attributes:
         return cls(stat.S_IMODE(found.st_mode), found.st_uid, found.st_gid, pairs)
 
 
-@dataclass(frozen=True, slots=True)
-class Witness:
+class Witness(NamedTuple):
     """What a file itself remembers: whose generation it was made as.
 
     It tells a sidecar that was rolled back (the file knows a later generation)

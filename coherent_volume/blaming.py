@@ -7,10 +7,16 @@ answer or no older generation is kept. Reads only. Time is bounded by
 
 from __future__ import annotations
 
+from coherent_volume.answers import (
+    BlamedLine,
+)
 from coherent_volume.errors import GenerationNotKeptError, NotFoundError, UsageError
 from coherent_volume.files import IN_MEMORY_MAX
 from coherent_volume.lines import is_binary, lines_of, matches
-from coherent_volume.model import ArtifactKey, BlamedLine, moment
+from coherent_volume.model import (
+    ArtifactKey,
+    moment,
+)
 from coherent_volume.operations import content_now
 from coherent_volume.parts import VolumeParts
 from coherent_volume.past import whole

@@ -12,6 +12,10 @@ import os
 from collections.abc import Callable, Iterable
 
 from coherent_volume import repairs
+from coherent_volume.answers import (
+    CheckFinding,
+    CheckReport,
+)
 from coherent_volume.attributes import Witness
 from coherent_volume.digest import digest_of, digest_of_chunks
 from coherent_volume.errors import CoherenceError, DamagedError, NotFoundError
@@ -20,7 +24,9 @@ from coherent_volume.gating import settled_heads
 from coherent_volume.inventory import managed_files
 from coherent_volume.locks import GATE_WAIT_S
 from coherent_volume.maintenance import collect_orphans, finish
-from coherent_volume.model import ArtifactKey, CheckFinding, CheckReport
+from coherent_volume.model import (
+    ArtifactKey,
+)
 from coherent_volume.parts import VolumeParts, now_ns
 from coherent_volume.paths import shown
 from coherent_volume.records import ArtifactRow, HistoryRow

@@ -17,7 +17,7 @@ import os
 import stat
 from collections.abc import Sequence
 
-from coherent_volume import feed, points
+from coherent_volume import points
 from coherent_volume.drafts import bring_up_to_date, discard, stage, typed
 from coherent_volume.errors import (
     CoherenceError,
@@ -45,9 +45,10 @@ from coherent_volume.paths import shown
 from coherent_volume.records import OUTSIDE, ArtifactRow, Publication, SeenRow
 from coherent_volume.recovery import Head
 from coherent_volume.remake import content_of
-from coherent_volume.report import attach
 
 __all__ = ["commit"]
+
+_UNTOLD = (CoherenceError, OSError)
 
 
 def commit(
@@ -93,14 +94,17 @@ def commit(
                 raise _raced_error(parts, *raced, done)
     except UnconfirmedError as error:
         error.path = shown(intents[0].key)
+        _doubt(parts)
         # The commit may stand: what it would need stays until it is known
         # whether anybody refers to it.
         raise
     except CoherenceError as error:
+        _doubt(parts)
         if _is_told(intents) or not isinstance(error, ConflictError):
             parts.meters.count("refusals", label=error.reason)
         discard(parts, intents)
-        attach(parts, intents, error)
+        if isinstance(error, ConflictError):
+            _explain(parts, intents, error)
         raise
     # Any other exception (an interrupt) may have come after the commit point:
     # nothing is discarded, the collection of orphans decides later.
@@ -109,7 +113,25 @@ def commit(
     return done
 
 
+def _hear(parts: VolumeParts, published: Sequence[Publication]) -> None:
+    """Own writes are seen at once, also where they do not renew the view."""
+    if parts.copies is not None:
+        for new in published:
+            parts.copies.hear(new.key, new.generation)
+
+
+def _doubt(parts: VolumeParts) -> None:
+    """A refusal says that something happened: who reads again must not get the old copy."""
+    if parts.copies is not None:
+        parts.copies.doubt()
+
+
 # ── refuse ───────────────────────────────────────────────────────────────────
+
+
+_NO_REPORT = (ImportError, OSError)
+"""Without a free descriptor the modules of the report cannot be loaded; the refusal
+comes without one then, and nothing takes its place."""
 
 
 def _keep_refused(parts: VolumeParts, intents: Sequence[Intent], conflict: ConflictError) -> None:
@@ -125,7 +147,17 @@ def _keep_refused(parts: VolumeParts, intents: Sequence[Intent], conflict: Confl
     if len(kept) > 1:
         conflict.fields["kept_members"] = kept
     if _is_told(intents):
-        feed.note_refusal(parts, conflict, intents[0].key)
+        with contextlib.suppress(*_NO_REPORT):
+            from coherent_volume.report import note_refusal
+
+            note_refusal(parts, conflict, intents[0].key)
+
+
+def _explain(parts: VolumeParts, intents: Sequence[Intent], conflict: ConflictError) -> None:
+    with contextlib.suppress(*_NO_REPORT):
+        from coherent_volume.report import attach
+
+        attach(parts, intents, conflict)
 
 
 def _is_told(intents: Sequence[Intent]) -> bool:
@@ -158,6 +190,7 @@ def _publish_and_install(
     rows = _publish(parts, publications) if publications else []
     # Crash here: published, old bytes still in place. The next visitor installs.
     points.reached("published")
+    _hear(parts, publications)
     # Before the first of several becomes visible: whoever sees that one must not
     # go on reading another from memory, whose file still is the old one.
     for _, head in changing if len(changing) > 1 else ():
@@ -185,7 +218,10 @@ def _publish_and_install(
         if _renews(intent, views[intent.key]):
             seen = SeenRow(outcome.generation, digests[intent.key], head.epoch)
             if not outcome.changed:
-                remember(parts, head.key, seen, head.look.data, head.look.stat.st_size)
+                # The other members' commit stands: it must not be told as failed
+                # because a view of this one could not be renewed as well.
+                with contextlib.suppress(*(_UNTOLD if commits else ())):
+                    remember(parts, head.key, seen, head.look.data, head.look.stat.st_size)
             session.seen_here[intent.key] = seen
         done.append(outcome)
     return done, raced

@@ -8,8 +8,7 @@ with nobody told. Touches no disk; the layout module reads and writes the file.
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field, replace
-from typing import Any, Literal, cast, get_args
+from typing import Any, Literal, NamedTuple, cast, get_args
 
 from coherent_volume.errors import ConfigurationError
 from coherent_volume.model import Durability
@@ -36,8 +35,7 @@ UNCREDITED = ("git", "rg", "ag", "grep", "find", "md5sum", "sha256sum", "updated
 """Programs that read everything and show nothing to anybody."""
 
 
-@dataclass(frozen=True, slots=True)
-class Retention:
+class Retention(NamedTuple):
     """How much history is kept per artifact; the head is always kept.
 
     ``generations`` and ``days`` bound the past generations, ``megabytes``
@@ -50,8 +48,7 @@ class Retention:
     refused_days: int = 30
 
 
-@dataclass(frozen=True, slots=True)
-class Rule:
+class Rule(NamedTuple):
     """What differs for the artifacts that match *paths*; None leaves a setting as it is."""
 
     paths: tuple[str, ...]
@@ -59,13 +56,12 @@ class Rule:
     blind: Blind | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Config:
+class Config(NamedTuple):
     """What one volume manages, how durably, and how it deals with stale writes."""
 
     managed: tuple[str, ...]
     durability: Durability = "power"
-    retention: Retention = field(default_factory=Retention)
+    retention: Retention = Retention()
     on_conflict: OnConflict = "refuse"
     blind: Blind = "since-start"
     uncredited: tuple[str, ...] = UNCREDITED
@@ -96,7 +92,7 @@ def parse(text: str) -> Config:
         if type(value) is not int or value < 1:
             raise ConfigurationError(f"config.toml: retention.{key} must be a whole number above 0")
     config = checked(table.get("managed"), table.get("durability", "power"), Retention(**retention))
-    return replace(config, **_dealings(table))
+    return config._replace(**_dealings(table))
 
 
 def _dealings(table: dict[str, Any]) -> dict[str, Any]:

@@ -22,7 +22,7 @@ import errno
 import os
 import sqlite3
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from coherent_volume.errors import (
@@ -37,11 +37,14 @@ from coherent_volume.errors import (
 )
 from coherent_volume.model import Durability
 
-__all__ = ["Connection", "Database", "Row"]
+__all__ = ["Connection", "Database", "Reader", "Row"]
 
 Connection = sqlite3.Connection
 
 Row = tuple[Any, ...]
+
+Reader = Callable[[str, Sequence[object]], list[Row]]
+"""Rows of a statement with its values."""
 
 _APPLICATION_ID = 0x636F7665  # "cove": tells the file apart from other databases
 # Damaged text in a row or in the schema surfaces as the second kind.
@@ -64,7 +67,7 @@ class Database:
         # Protects the reading connection from being used by two threads at a
         # time. Safety does not rest on it (SQLite serialises); it keeps cursors
         # apart so that no read transaction is left open.
-        self._read_lock = threading.Lock()
+        self._read_lock = threading.RLock()
         self._reader: sqlite3.Connection | None = None
         self._writer: sqlite3.Connection | None = None
         self.has_written = False
@@ -183,6 +186,22 @@ class Database:
         with _typed("read the sidecar"), self._read_lock:
             connection = self._reader or self._reopen()
             return connection.execute(sql, values).fetchall()
+
+    @contextlib.contextmanager
+    def snapshot(self) -> Iterator[Reader]:
+        """Rows of several statements as they were at one moment; outside the gate.
+
+        It holds for every read of this thread in the block, which also costs half
+        as much that way. Other threads of this volume object wait with theirs, and
+        no checkpoint can start the log again, until the block ends.
+        """
+        with _typed("read the sidecar"), self._read_lock:
+            connection = self._reader or self._reopen()
+            connection.execute("BEGIN")
+            try:
+                yield lambda sql, values: connection.execute(sql, values).fetchall()
+            finally:
+                self._roll_back(connection)
 
     def read_one(self, sql: str, values: Sequence[object]) -> Row | None:
         """The only row of *sql*, or None; outside the gate."""
@@ -303,7 +322,7 @@ class Database:
 
     def become_child(self) -> None:
         """After a fork, in the child: the lock may be held by a lost thread."""
-        self._read_lock = threading.Lock()
+        self._read_lock = threading.RLock()
         self.has_written = False
 
 

@@ -2,22 +2,28 @@
 
 Owns tokens, and the judgement whether a reader missed something: numbers have
 no gaps, so a missing one was pruned. The cost of asking depends on what is new,
-never on the length of the history. A refusal is noted under the gate that the
-refusal itself holds, and no failure of the note ever takes its place.
+never on the length of the history.
 """
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
 import time
 from collections.abc import Sequence
 
 from coherent_volume import events
-from coherent_volume.errors import CoherenceError, ConflictError, UsageError
+from coherent_volume.answers import (
+    Changes,
+    FeedEntry,
+)
+from coherent_volume.errors import UsageError
 from coherent_volume.locks import GATE_WAIT_S
-from coherent_volume.model import ArtifactKey, Changes, Digest, FeedEntry, moment
+from coherent_volume.model import (
+    ArtifactKey,
+    Digest,
+    moment,
+)
 from coherent_volume.parts import VolumeParts
 from coherent_volume.paths import shown
 from coherent_volume.records import OUTSIDE, EventRow, FeedRow, InstallRow
@@ -29,7 +35,6 @@ __all__ = [
     "gap",
     "is_unfinished",
     "note_outside",
-    "note_refusal",
     "recent",
 ]
 
@@ -139,23 +144,6 @@ def await_installs(parts: VolumeParts, entries: Sequence[FeedEntry]) -> None:
             if pending is None or not is_unfinished(parts, key, pending):
                 break
             time.sleep(0.001)
-
-
-def note_refusal(parts: VolumeParts, conflict: ConflictError, key: ArtifactKey) -> None:
-    """Under the gate: put a refusal into the feed, if that can be done."""
-    current = conflict.fields.get("current")
-    event = EventRow(
-        "refuse",
-        parts.session.name,
-        key if conflict.path is None else ArtifactKey(os.fsencode(conflict.path)),
-        current if isinstance(current, int) and conflict.reason != "fenced" else 0,
-        conflict.reason,
-    )
-    with (
-        contextlib.suppress(CoherenceError),
-        parts.sidecar.database.transaction(durable=False) as connection,
-    ):
-        events.append(connection, event)
 
 
 def note_outside(parts: VolumeParts, key: ArtifactKey, digest: Digest) -> None:

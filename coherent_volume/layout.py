@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from coherent_volume import config as configuration
 from coherent_volume.config import Config
@@ -70,8 +70,7 @@ _EXT4 = 0xEF53
 _FUSE = 0x65735546
 
 
-@dataclass(frozen=True, slots=True)
-class _Found:
+class _Found(NamedTuple):
     config: Config
     incarnation: str
 

@@ -19,6 +19,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from typing import Any, NamedTuple
 
 from coherent_volume.lines import (
@@ -334,21 +335,27 @@ def _alike(
 ) -> bool:
     """Whether a change of one side may be among those of the other, at another place."""
     theirs, ours = _lines_changed(base, head, head_made), _lines_changed(base, mine, mine_made)
+    if _all_lines(theirs).isdisjoint(_all_lines(ours)):
+        return False  # the common case, told without counting
     for some, all_of_other in ((theirs, ours), (ours, theirs)):
         gone, come = Counter[bytes](), Counter[bytes]()
         for old, new in all_of_other:
             gone.update(old)
             come.update(new)
-        if any(old <= gone and new <= come for old, new in some):
+        if any(Counter(old) <= gone and Counter(new) <= come for old, new in some):
             return True
     return False
 
 
 def _lines_changed(
     old: list[bytes], new: list[bytes], made: Sequence[Change]
-) -> list[tuple[Counter[bytes], Counter[bytes]]]:
+) -> list[tuple[list[bytes], list[bytes]]]:
     """Of each change the lines that it took away, and those that it brought."""
-    return [(Counter(old[i1:i2]), Counter(new[j1:j2])) for i1, i2, j1, j2 in made]
+    return [(old[i1:i2], new[j1:j2]) for i1, i2, j1, j2 in made]
+
+
+def _all_lines(changed: Sequence[tuple[list[bytes], list[bytes]]]) -> set[bytes]:
+    return {line for lines in chain.from_iterable(changed) for line in lines}
 
 
 class _Aligned:

@@ -16,27 +16,24 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from coherent_volume.commit import commit
-from coherent_volume.config import OnConflict
 from coherent_volume.digest import digest_of
 from coherent_volume.errors import (
     CoherenceError,
     ConflictError,
     ForeignEditError,
     StaleGenerationError,
-    UsageError,
 )
-from coherent_volume.feed import note_refusal
 from coherent_volume.judgement import Expectation, Intent
 from coherent_volume.locks import GATE_WAIT_S
 from coherent_volume.merge import LINES_MAX, MERGE_BYTES_MAX, Merged, Verdict, three_way
 from coherent_volume.model import ArtifactKey, Commit, MergedWith
 from coherent_volume.parts import VolumeParts
 from coherent_volume.reading import Reading, read
-from coherent_volume.recall import content_seen, deleted_since, passed_since
+from coherent_volume.recall import content_seen, passed_since
 from coherent_volume.records import OUTSIDE, SeenRow
-from coherent_volume.report import attach, explain, refusal_of
+from coherent_volume.report import attach, explain, note_refusal, refusal_of
 
-__all__ = ["commit_or_merge", "gathered", "policy_for"]
+__all__ = ["commit_or_merge", "gathered"]
 
 _TRIES = 8
 """How often a head that moves is run after; each try is a whole merge."""
@@ -52,15 +49,6 @@ _WHY_NOT = {
     Verdict.HISTORY_LOST: "what happened since is not all kept; it may have been deleted meanwhile",
     Verdict.BASE_LOST: "the content that yours was derived from is not kept any longer",
 }
-
-
-def policy_for(parts: VolumeParts, key: ArtifactKey, asked: OnConflict | None) -> OnConflict:
-    """What becomes of a stale write: as *asked*, else as the configuration says."""
-    if asked is None:
-        return parts.rules.on_conflict(key)
-    if asked not in ("refuse", "merge"):
-        raise UsageError(f'on_conflict is "refuse" or "merge", not {asked!r}')
-    return asked
 
 
 def gathered(chunks: Iterable[bytes]) -> bytes | Iterable[bytes]:
@@ -166,7 +154,7 @@ def _outcome(
     if not reading.exists:
         return Merged(Verdict.DELETED)
     # What was made anew under the name is not what the author changed.
-    deleted = deleted_since(parts, intent.key, base.generation, reading.seen.generation)
+    deleted = passed_since(parts, intent.key, base.generation, reading.seen.generation).deleted
     if deleted:
         return Merged(Verdict.DELETED)
     mine, head = intent.content, reading.data
@@ -212,7 +200,7 @@ def _with_whom(
     parts: VolumeParts, key: ArtifactKey, base: SeenRow, reading: Reading
 ) -> tuple[MergedWith, ...]:
     head = reading.seen.generation
-    passed, _ = passed_since(parts, key, base.generation, head)
+    passed = passed_since(parts, key, base.generation, head).passed
     # A file that was never committed, edited from outside, has no commit.
     found = tuple(MergedWith(each.generation, each.session) for each in passed)
     return found or (MergedWith(head, OUTSIDE),)

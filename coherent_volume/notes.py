@@ -11,11 +11,18 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 
+from coherent_volume.answers import (
+    Note,
+)
 from coherent_volume.difference import excerpt
 from coherent_volume.errors import CoherenceError
 from coherent_volume.lines import is_text
 from coherent_volume.locks import GATE_WAIT_S
-from coherent_volume.model import ABSENT_DIGEST, ArtifactKey, Note, moment
+from coherent_volume.model import (
+    ABSENT_DIGEST,
+    ArtifactKey,
+    moment,
+)
 from coherent_volume.parts import VolumeParts
 from coherent_volume.paths import shown
 from coherent_volume.reading import Reading, read

@@ -26,8 +26,6 @@ from coherent_volume.errors import (
 from coherent_volume.files import chunks_of, read_exactly
 from coherent_volume.judgement import Expectation, Intent
 from coherent_volume.keeping import refused_label
-from coherent_volume.merge import holds_markers
-from coherent_volume.merging import commit_or_merge, gathered, policy_for
 from coherent_volume.model import (
     ABSENT_DIGEST,
     ArtifactKey,
@@ -39,7 +37,6 @@ from coherent_volume.parts import VolumeParts
 from coherent_volume.paths import shown
 from coherent_volume.reading import Reading, read, reading_open
 from coherent_volume.records import SeenRow
-from coherent_volume.report import stored
 
 __all__ = [
     "TURN_WAIT_S",
@@ -84,16 +81,27 @@ def write(
     """
     if overwrite and on_conflict == "merge":
         raise UsageError("a write is merged or it overwrites, not both", path=shown(key))
-    merging = policy_for(parts, key, on_conflict) == "merge" and not overwrite
+    merging = _policy(parts, key, on_conflict) == "merge" and not overwrite
     seen = parts.session.seen(key) if base is None else seen_of(parts, key, base)
     expectation = Expectation.ANYTHING if overwrite else Expectation.SEEN
-    if merging and not isinstance(content, bytes):
-        content = gathered(content)
     intent = Intent(key, "write", content, expectation, seen, renews_view=renew)
     if not merging:
         return commit(parts, [intent])[0]
+    from coherent_volume.merging import commit_or_merge, gathered
+
+    if not isinstance(content, bytes):
+        intent.content = gathered(content)
     known = base.data if isinstance(base, Observation) else None
     return commit_or_merge(parts, intent, known)
+
+
+def _policy(parts: VolumeParts, key: ArtifactKey, asked: OnConflict | None) -> OnConflict:
+    """What becomes of a stale write: as *asked*, else as the configuration says."""
+    if asked is None:
+        return parts.rules.on_conflict(key)
+    if asked not in ("refuse", "merge"):
+        raise UsageError(f'on_conflict is "refuse" or "merge", not {asked!r}')
+    return asked
 
 
 def merge(parts: VolumeParts, key: ArtifactKey, mine: bytes, base: Base | None) -> Commit:
@@ -103,6 +111,9 @@ def merge(parts: VolumeParts, key: ArtifactKey, mine: bytes, base: Base | None) 
     from what it was derived from then: reading what is current, to see whether
     a merge makes sense, must not turn a merge into an overwrite.
     """
+    from coherent_volume.merge import holds_markers
+    from coherent_volume.report import stored
+
     if holds_markers(mine):
         raise UsageError(
             "the content still has conflict markers",
@@ -197,7 +208,7 @@ def update(
     """
     if retries < 0:
         raise UsageError("retries must not be negative")
-    merging = policy_for(parts, key, on_conflict) == "merge"
+    merging = _policy(parts, key, on_conflict) == "merge"
 
     def attempt(last: bool) -> Commit:
         reading, data = content_now(parts, key)
@@ -216,6 +227,8 @@ def update(
             keep_refused=last,
         )
         if last and merging:
+            from coherent_volume.merging import commit_or_merge
+
             return commit_or_merge(parts, intent, data)
         return commit(parts, [intent])[0]
 

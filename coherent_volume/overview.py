@@ -9,20 +9,24 @@ from __future__ import annotations
 import contextlib
 import os
 
+from coherent_volume import lease_records
+from coherent_volume.answers import (
+    LeaseStatus,
+    LogEntry,
+    RefusedContent,
+    SessionStatus,
+    VolumeStatus,
+)
 from coherent_volume.conflict import ConflictReport
 from coherent_volume.feed import is_unfinished
 from coherent_volume.keeping import REPORT_SUFFIX
 from coherent_volume.metrics import REFUSALS, metrics
 from coherent_volume.model import (
     ArtifactKey,
-    LogEntry,
-    RefusedContent,
-    SessionStatus,
     State,
-    VolumeStatus,
     moment,
 )
-from coherent_volume.ownership import is_leased_by, live_leases
+from coherent_volume.ownership import is_leased_by, is_live
 from coherent_volume.parts import VolumeParts
 from coherent_volume.paths import shown
 from coherent_volume.reading import read
@@ -30,7 +34,7 @@ from coherent_volume.records import OUTSIDE
 from coherent_volume.report import Refusal, build, stored
 from coherent_volume.session import presences
 
-__all__ = ["log", "state", "status", "why"]
+__all__ = ["live_leases", "log", "state", "status", "why"]
 
 
 def state(parts: VolumeParts, key: ArtifactKey) -> State:
@@ -159,3 +163,19 @@ def _bytes_in(directory: int) -> int:
         with contextlib.suppress(FileNotFoundError):
             total += os.stat(name, dir_fd=directory, follow_symlinks=False).st_size
     return total
+
+
+def live_leases(parts: VolumeParts) -> tuple[LeaseStatus, ...]:
+    """Every lease that still excludes others, in the order of the paths."""
+    return tuple(
+        LeaseStatus(
+            shown(key),
+            lease.session,
+            moment(lease.since / 1e9),
+            moment(lease.until / 1e9),
+            lease.epoch,
+            bool(lease.hold),
+        )
+        for key, lease in lease_records.all_leases(parts.sidecar.database)
+        if is_live(parts, lease)
+    )

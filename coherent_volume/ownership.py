@@ -10,10 +10,12 @@ import os
 import shlex
 import time
 
-from coherent_volume import lease_records
 from coherent_volume.errors import LeasedError, UsageError, printable
 from coherent_volume.locks import GATE_WAIT_S, is_present
-from coherent_volume.model import ArtifactKey, LeaseStatus, moment
+from coherent_volume.model import (
+    ArtifactKey,
+    moment,
+)
 from coherent_volume.parts import VolumeParts, now_ns
 from coherent_volume.paths import shown
 from coherent_volume.records import ArtifactRow, LeaseRow
@@ -26,7 +28,6 @@ __all__ = [
     "is_number",
     "is_same",
     "leased",
-    "live_leases",
     "refuse_if_leased",
 ]
 
@@ -54,22 +55,6 @@ def is_live(parts: VolumeParts, lease: LeaseRow) -> bool:
     if lease.boot != parts.boot or now_ns() >= lease.until_ns:
         return False
     return not lease.hold or is_present(os.path.join(parts.directory, "leases", lease.hold))
-
-
-def live_leases(parts: VolumeParts) -> tuple[LeaseStatus, ...]:
-    """Every lease that still excludes others, in the order of the paths."""
-    return tuple(
-        LeaseStatus(
-            shown(key),
-            lease.session,
-            moment(lease.since / 1e9),
-            moment(lease.until / 1e9),
-            lease.epoch,
-            bool(lease.hold),
-        )
-        for key, lease in lease_records.all_leases(parts.sidecar.database)
-        if is_live(parts, lease)
-    )
 
 
 def is_same(found: LeaseRow, granted: LeaseRow) -> bool:

@@ -23,9 +23,9 @@ from coherent_volume.remake import content_of
 __all__ = [
     "Content",
     "Passed",
+    "Since",
     "content_seen",
     "current_now",
-    "deleted_since",
     "generation_of",
     "passed_since",
 ]
@@ -48,6 +48,17 @@ class Passed(NamedTuple):
     session: str
     kind: str
     at: int
+
+
+class Since(NamedTuple):
+    """The commits after a generation, oldest first, and how many are left out.
+
+    ``deleted`` says whether one was a deletion; None: not all of them are on record.
+    """
+
+    passed: list[Passed]
+    omitted: int
+    deleted: bool | None
 
 
 def content_seen(
@@ -112,12 +123,10 @@ def current_now(parts: VolumeParts, key: ArtifactKey) -> tuple[SeenRow, bytes | 
         found.close()
 
 
-def passed_since(
-    parts: VolumeParts, key: ArtifactKey, base: int | None, head: int
-) -> tuple[list[Passed], int]:
-    """Commits after *base* up to *head*, oldest first, and how many are left out."""
+def passed_since(parts: VolumeParts, key: ArtifactKey, base: int | None, head: int) -> Since:
+    """What happened to *key* after *base*, up to *head*; its last commits without a base."""
     after = max(head - _SHOWN_EACH_END, 0) if base is None else base
-    total = _rows(parts, "count(*)", key, after, head, "")[0][0]
+    total, present = _rows(parts, "count(*), count(nullif(h.digest, x''))", key, after, head, "")[0]
     columns = "h.generation, h.session, h.kind, h.at"
     if total <= 2 * _SHOWN_EACH_END:
         found = _rows(parts, columns, key, after, head, " ORDER BY h.generation")
@@ -129,15 +138,8 @@ def passed_since(
         ]
     # Those that are pruned are among what is left out.
     gone = 0 if base is None else max(head - base, total) - len(found)
-    return [Passed(*row) for row in found], gone
-
-
-def deleted_since(parts: VolumeParts, key: ArtifactKey, base: int, head: int) -> bool | None:
-    """Whether *key* was deleted after *base*, up to *head*; None if not all of that is kept."""
-    found, present = _rows(parts, "count(*), count(nullif(h.digest, x''))", key, base, head, "")[0]
-    if present < found:
-        return True
-    return None if found < head - base else False
+    deleted = True if present < total else None if total < head - after else False
+    return Since([Passed(*row) for row in found], gone, deleted)
 
 
 def _rows(

@@ -5,7 +5,8 @@ Owns the making and the keeping of ConflictReport. It describes what is fixed
 the making never replaces the refusal: the report then says what it cannot show.
 
 The report about a session's last refusal of an artifact lies beside the refused
-content, so that another process can show the same bytes again.
+content, so that another process can show the same bytes again. The feed is told
+under the gate that the refusal itself holds; no failure of that takes its place.
 
 ``attach`` serves commits. Whoever refuses without one (a mount, at an open or a
 rename) calls ``explain`` with a Refusal: the artifact, what the session saw, and
@@ -14,12 +15,15 @@ the pending bytes or the name under which they are kept.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shlex
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from typing import NamedTuple
 
+from coherent_volume import events
 from coherent_volume.conflict import CommitBetween, ConflictReport, WayOut
 from coherent_volume.difference import DIFF_BYTES_MAX, DIFF_LINES_MAX, excerpt
 from coherent_volume.errors import CoherenceError, ConflictError, FencedError, printable
@@ -32,15 +36,15 @@ from coherent_volume.parts import VolumeParts
 from coherent_volume.paths import shown
 from coherent_volume.recall import (
     Content,
+    Since,
     content_seen,
     current_now,
-    deleted_since,
     generation_of,
     passed_since,
 )
-from coherent_volume.records import SeenRow
+from coherent_volume.records import EventRow, SeenRow
 
-__all__ = ["Refusal", "attach", "build", "explain", "stored"]
+__all__ = ["Refusal", "attach", "build", "explain", "note_refusal", "stored"]
 
 _TRIED_MAX = 1 << 20
 """Bytes of content up to which a report tries the merge: it must be made at once."""
@@ -76,6 +80,16 @@ class Refusal:
     withheld: bool = False
 
 
+class _Known(NamedTuple):
+    """What the records say: the base, the head, their contents, and what lies between."""
+
+    base: SeenRow | None
+    head: SeenRow
+    before: Content
+    after: Content
+    since: Since
+
+
 # ── making ───────────────────────────────────────────────────────────────────
 
 
@@ -91,6 +105,23 @@ def attach(parts: VolumeParts, intents: Sequence[Intent], error: CoherenceError)
     else:
         refusal = refusal_of(intent, error)
     error.fields["report"] = explain(parts, refusal)
+
+
+def note_refusal(parts: VolumeParts, conflict: ConflictError, key: ArtifactKey) -> None:
+    """Under the gate: put a refusal into the feed, if that can be done."""
+    current = conflict.fields.get("current")
+    event = EventRow(
+        "refuse",
+        parts.session.name,
+        key if conflict.path is None else ArtifactKey(os.fsencode(conflict.path)),
+        current if isinstance(current, int) and conflict.reason != "fenced" else 0,
+        conflict.reason,
+    )
+    with (
+        contextlib.suppress(CoherenceError),
+        parts.sidecar.database.transaction(durable=False) as connection,
+    ):
+        events.append(connection, event)
 
 
 def refusal_of(intent: Intent, error: ConflictError) -> Refusal:
@@ -138,25 +169,12 @@ def stored(parts: VolumeParts, key: ArtifactKey) -> ConflictReport | None:
 
 def build(parts: VolumeParts, refusal: Refusal) -> ConflictReport:
     """The report about *refusal*. Raises CoherenceError and OSError; keeps nothing."""
-    key, base = refusal.key, refusal.base
-    head, data = current_now(parts, key)
-    if refusal.head not in (None, head.generation):
-        head, data = generation_of(parts, key, refusal.head or 0) or head, None
-    if base is not None and base.digest == b"?":
-        base = generation_of(parts, key, base.generation) or base
-    before = _NO_CONTENT
-    if base is not None and base.digest != head.digest:
-        before = content_seen(parts, key, base, MERGE_BYTES_MAX, refusal.base_content)
-    after = _NO_CONTENT
-    if base is not None and head.digest != ABSENT_DIGEST:
-        after = (
-            Content(data, len(data or b""))
-            if data is not None
-            else content_seen(parts, key, head, MERGE_BYTES_MAX)
-        )
-    passed, omitted = passed_since(parts, key, base.generation if base else None, head.generation)
-    diff, note = _difference(base, head, before, after)
-    verdict = refusal.verdict or _verdict(parts, replace(refusal, base=base), head, before, after)
+    key = refusal.key
+    with parts.sidecar.database.snapshot():  # what it tells was true at one moment
+        known = _look_up(parts, refusal)
+    base, head, since = known.base, known.head, known.since
+    diff, note = _difference(known)
+    verdict = refusal.verdict or _verdict(parts, refusal, known)
     return ConflictReport(
         path=shown(key),
         root=os.fsdecode(parts.root.path),
@@ -167,9 +185,9 @@ def build(parts: VolumeParts, refusal: Refusal) -> ConflictReport:
         head=head.generation,
         between=tuple(
             CommitBetween(each.generation, each.session, moment(each.at / 1e9), each.kind)
-            for each in passed
+            for each in since.passed
         ),
-        omitted=omitted,
+        omitted=since.omitted,
         diff=diff,
         diff_note=note,
         merge=verdict.value,
@@ -178,6 +196,22 @@ def build(parts: VolumeParts, refusal: Refusal) -> ConflictReport:
         marked=refusal.marked,
         ways_out=_ways_out(refusal, verdict, head),
     )
+
+
+def _look_up(parts: VolumeParts, refusal: Refusal) -> _Known:
+    key, base = refusal.key, refusal.base
+    head, data = current_now(parts, key)
+    if refusal.head not in (None, head.generation):
+        head, data = generation_of(parts, key, refusal.head or 0) or head, None
+    if base is not None and base.digest == b"?":
+        base = generation_of(parts, key, base.generation) or base
+    before = after = _NO_CONTENT
+    if base is not None and base.digest != head.digest:
+        before = content_seen(parts, key, base, MERGE_BYTES_MAX, refusal.base_content)
+    if base is not None and head.digest != ABSENT_DIGEST:
+        after = content_seen(parts, key, head, MERGE_BYTES_MAX, data)
+    since = passed_since(parts, key, base.generation if base else None, head.generation)
+    return _Known(base, head, before, after, since)
 
 
 def _bare(parts: VolumeParts, refusal: Refusal, trouble: Exception) -> ConflictReport:
@@ -206,10 +240,9 @@ def _bare(parts: VolumeParts, refusal: Refusal, trouble: Exception) -> ConflictR
 # ── what changed ─────────────────────────────────────────────────────────────
 
 
-def _difference(
-    base: SeenRow | None, head: SeenRow, before: Content, after: Content
-) -> tuple[tuple[str, ...], str]:
+def _difference(known: _Known) -> tuple[tuple[str, ...], str]:
     """The lines of the diff, and what it leaves out or why there is none."""
+    base, head, before, after, _ = known
     if base is None or base.digest == head.digest:
         return (), ""
     names = (f"generation {base.generation}", f"generation {head.generation}")
@@ -245,22 +278,18 @@ def _difference(
 # ── whether it would merge ───────────────────────────────────────────────────
 
 
-def _verdict(
-    parts: VolumeParts, refusal: Refusal, head: SeenRow, before: Content, after: Content
-) -> Verdict:
+def _verdict(parts: VolumeParts, refusal: Refusal, known: _Known) -> Verdict:
+    base, head, before, after, since = known
     if refusal.pending is None and refusal.kept is None:
         return Verdict.NOTHING_PENDING
-    if refusal.base is None or refusal.reason == FencedError.reason:
+    if base is None or refusal.reason == FencedError.reason:
         return Verdict.NOT_DERIVED
-    if head.digest == ABSENT_DIGEST:
-        return Verdict.DELETED
-    deleted = deleted_since(parts, refusal.key, refusal.base.generation, head.generation)
-    if deleted:
+    if head.digest == ABSENT_DIGEST or since.deleted:
         return Verdict.DELETED
     mine = refusal.pending if refusal.pending is not None else _kept(parts, refusal.kept or "")
     if before.lost:
         return Verdict.BASE_LOST
-    if deleted is None:
+    if since.deleted is None:
         return Verdict.HISTORY_LOST
     if mine is not None and mine == after.data:
         return Verdict.CONTAINED
@@ -279,28 +308,29 @@ def _kept(parts: VolumeParts, kept: str) -> bytes | None:
     return data if len(data) <= MERGE_BYTES_MAX else None
 
 
+_MERGE_NOTES = {
+    Verdict.CLEAN: "Your content would merge cleanly with generation {head}.",
+    Verdict.CONTAINED: "Your content adds nothing to generation {head}.",
+    Verdict.OVERLAPS: "Your edits overlap with generation {head}: both changed the same place.",
+    Verdict.NOT_TEXT: "It cannot be merged: not all of it is text (UTF-8 without NUL).",
+    Verdict.TOO_LARGE: f"It cannot be merged: more than {MERGE_BYTES_MAX >> 20} MiB or"
+    f" {LINES_MAX} lines.",
+    Verdict.TOO_ALIKE: "It cannot be merged: too many of its lines are the same.",
+    Verdict.DELETED: "It cannot be merged: generation {head} is a deletion, or follows one.",
+    Verdict.HISTORY_LOST: "It cannot be merged: not all generations from {saw} to {head} are kept,"
+    " and one may be a deletion.",
+    Verdict.BASE_LOST: "It cannot be merged: the content of generation {saw}, which yours was"
+    " derived from, is not kept any longer.",
+    Verdict.NOTHING_PENDING: "No content of yours is pending.",
+    Verdict.NOT_DERIVED: "It cannot be merged: it was not derived from a generation that you saw"
+    " and still own.",
+    Verdict.UNKNOWN: f"Whether it would merge was not tried: more than {_TRIED_MAX >> 20} MiB.",
+}
+
+
 def _merge_note(verdict: Verdict, base: SeenRow | None, head: SeenRow) -> str:
     saw = base.generation if base else 0
-    mebibytes = MERGE_BYTES_MAX >> 20
-    return {
-        Verdict.CLEAN: f"Your content would merge cleanly with generation {head.generation}.",
-        Verdict.CONTAINED: f"Your content adds nothing to generation {head.generation}.",
-        Verdict.OVERLAPS: f"Your edits overlap with generation {head.generation}: both changed"
-        " the same place.",
-        Verdict.NOT_TEXT: "It cannot be merged: not all of it is text (UTF-8 without NUL).",
-        Verdict.TOO_LARGE: f"It cannot be merged: more than {mebibytes} MiB or {LINES_MAX} lines.",
-        Verdict.TOO_ALIKE: "It cannot be merged: too many of its lines are the same.",
-        Verdict.DELETED: f"It cannot be merged: generation {head.generation} is a deletion, or"
-        " follows one.",
-        Verdict.HISTORY_LOST: f"It cannot be merged: not all generations from {saw} to"
-        f" {head.generation} are kept, and one may be a deletion.",
-        Verdict.BASE_LOST: f"It cannot be merged: the content of generation {saw}, which yours"
-        " was derived from, is not kept any longer.",
-        Verdict.NOTHING_PENDING: "No content of yours is pending.",
-        Verdict.NOT_DERIVED: "It cannot be merged: it was not derived from a generation that you"
-        " saw and still own.",
-        Verdict.UNKNOWN: f"Whether it would merge was not tried: more than {_TRIED_MAX >> 20} MiB.",
-    }[verdict]
+    return _MERGE_NOTES[verdict].format(saw=saw, head=head.generation)
 
 
 # ── the ways out ─────────────────────────────────────────────────────────────

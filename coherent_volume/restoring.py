@@ -11,6 +11,11 @@ from collections.abc import Callable, Sequence
 from contextlib import closing
 from datetime import datetime
 
+from coherent_volume.answers import (
+    LeftAlone,
+    Restoration,
+    RestoreStep,
+)
 from coherent_volume.commit import commit
 from coherent_volume.drafts import discard, stage_early
 from coherent_volume.errors import (
@@ -31,11 +36,8 @@ from coherent_volume.model import (
     ABSENT_DIGEST,
     ArtifactKey,
     Commit,
-    LeftAlone,
-    Restoration,
-    RestoreStep,
 )
-from coherent_volume.ownership import live_leases
+from coherent_volume.overview import live_leases
 from coherent_volume.parts import VolumeParts
 from coherent_volume.past import before, generation_at, lazily
 from coherent_volume.paths import shown

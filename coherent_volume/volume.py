@@ -6,10 +6,9 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import IO, TYPE_CHECKING, Any, BinaryIO, TypeVar
 
-from coherent_volume import artifact_io, leasing, operations, overview, views
+from coherent_volume import artifact_io, leasing, operations, views
 from coherent_volume.cache import Entry
 from coherent_volume.config import OnConflict
-from coherent_volume.conflict import ConflictReport
 from coherent_volume.files import CHUNK
 from coherent_volume.leasing import Lease
 from coherent_volume.model import ArtifactKey, Commit, Observation, State
@@ -21,6 +20,7 @@ from coherent_volume.volume_feed import FeedMethods
 from coherent_volume.volume_history import HistoryMethods
 
 if TYPE_CHECKING:
+    from coherent_volume.conflict import ConflictReport
     from coherent_volume.transaction import Transaction
 
 __all__ = ["CoherentVolume"]
@@ -39,7 +39,9 @@ class CoherentVolume(HistoryMethods, FeedMethods):
     *managed* are gitignore-style globs; with them the volume is made if there
     is none, without them an existing one is opened. *session* names the session
     (default: COHERENT_SESSION, else this process). *durability* is what an
-    acknowledged commit survives: "power" (the default) or "process".
+    acknowledged commit survives: "power" (the default) or "process". *reads* is how
+    long a read may trust its copy: "strict" (the default: never), "notified",
+    "eager", "broadcast", a ReadLease or an AccessCount.
     """
 
     # ── reading ──────────────────────────────────────────────────────────────
@@ -64,6 +66,8 @@ class CoherentVolume(HistoryMethods, FeedMethods):
     def _receive(
         self, parts: VolumeParts, path: PathArgument, key: ArtifactKey
     ) -> tuple[SeenRow, bytes]:
+        if self._copies is not None:
+            return self._copies.receive(path, key)
         reading, data = views.receive(parts, key)
         provable = reading.fingerprint is not None and key not in parts.leased_keys
         if reading.fingerprint is not None and provable and self._addresses.is_direct(path, key):
@@ -78,7 +82,9 @@ class CoherentVolume(HistoryMethods, FeedMethods):
         """As ``read``, with generation and digest; ``data`` is None if still *known*."""
         hit = self._in_memory(path)
         if hit is not None:
-            return views.described(self._parts, hit.key, hit.seen, hit.data, known)
+            return views.described(
+                self._parts, hit.key, hit.seen, hit.data, known, from_memory=True
+            )
         return self._on(
             path,
             lambda parts, key: views.described(parts, key, *self._receive(parts, path, key), known),
@@ -244,10 +250,14 @@ class CoherentVolume(HistoryMethods, FeedMethods):
         If the session read it again since then and is stale again, or never had
         a refusal and is stale: what a refusal would say at this moment.
         """
+        from coherent_volume import overview
+
         return self._on(path, overview.why)
 
     def state(self, path: PathArgument) -> State:
         """I: never read, or behind. S: current. E: leased. M: leased and staged."""
+        from coherent_volume import overview
+
         return self._on(path, overview.state)
 
     def lease(

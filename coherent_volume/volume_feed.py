@@ -8,12 +8,20 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
-from coherent_volume import checkup, feed, metrics, overview, ownership
-from coherent_volume.model import Changes, CheckReport, LeaseStatus, Metric, Note, VolumeStatus
 from coherent_volume.volume_base import OpenVolume
 
 if TYPE_CHECKING:
-    from coherent_volume.watching import Hub, Watch
+    from coherent_volume.answers import (
+        AuditReport,
+        Changes,
+        CheckReport,
+        LeaseStatus,
+        Metric,
+        Note,
+        VolumeStatus,
+    )
+    from coherent_volume.savings import Savings
+    from coherent_volume.watching import Watch
 
 __all__ = ["FeedMethods"]
 
@@ -21,18 +29,20 @@ __all__ = ["FeedMethods"]
 class FeedMethods(OpenVolume):
     """What goes on in the volume, and whether it is sound."""
 
-    _hub: Hub | None = None
-
     def changes(self, since: str | None = None, limit: int | None = None) -> Changes:
         """What happened after the token *since*, oldest first; None: only a token of now.
 
         Commits, foreign edits, leases and refusals, in one order. The cost depends
         on what is new. Raises UsageError for what is no token.
         """
+        from coherent_volume import feed
+
         return feed.changes(self._open_parts(), since, limit)
 
     def recent(self, count: int = 100) -> Changes:
         """The newest *count* rows of the feed, oldest first, and a token of now."""
+        from coherent_volume import feed
+
         return feed.recent(self._open_parts(), count)
 
     def watch(
@@ -46,12 +56,10 @@ class FeedMethods(OpenVolume):
         *paths* are paths or globs below the root; *since* a token (default: now).
         While it is open, outside edits are adopted promptly. Close it when done.
         """
-        from coherent_volume.watching import Hub, Watch
+        from coherent_volume.watching import Watch, hub_of
 
         parts = self._open_parts()
-        # Two threads may both make one here; the loser's is used by its own watch alone.
-        self._hub = hub = self._hub or Hub(parts)
-        return Watch(hub, parts, paths, since, timeout, owner=self)
+        return Watch(hub_of(parts), parts, paths, since, timeout, owner=self)
 
     def notes(self, *, remember: bool = True) -> list[Note]:
         """What this session read and others changed since, told once for each head.
@@ -74,18 +82,42 @@ class FeedMethods(OpenVolume):
 
     def leases(self) -> tuple[LeaseStatus, ...]:
         """The leases that exclude others now, by path."""
-        return ownership.live_leases(self._open_parts())
+        from coherent_volume import overview
+
+        return overview.live_leases(self._open_parts())
 
     def metrics(self) -> tuple[Metric, ...]:
         """The counters of all sessions; those of this process up to now."""
+        from coherent_volume import metrics
+
         return metrics.metrics(self._open_parts())
+
+    def savings(self) -> Savings:
+        """What the sessions were spared so far: against demand reading, against broadcast."""
+        from coherent_volume import savings
+
+        return savings.savings(self._open_parts())
 
     def status(self) -> VolumeStatus:
         """A still picture: artifacts, sessions, what is unsettled or refused."""
+        from coherent_volume import overview
+
         return overview.status(self._open_parts())
 
     def check(
         self, repair: bool = False, progress: Callable[[int, int], None] | None = None
     ) -> CheckReport:
         """Compare records, history and files; *progress* is told (done, in all)."""
+        from coherent_volume import checkup
+
         return checkup.check(self._open_parts(), repair=repair, progress=progress)
+
+    def audit(self, progress: Callable[[int, int], None] | None = None) -> AuditReport:
+        """Hold the volume's own log against the invariants; changes and repairs nothing.
+
+        Each finding names the invariant that it breaks. Costs a look at all kept
+        content. Raises DamagedError where the records cannot be read at all.
+        """
+        from coherent_volume import audit
+
+        return audit.audit(self._open_parts(), progress)

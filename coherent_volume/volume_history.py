@@ -7,13 +7,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import datetime
-from typing import BinaryIO, TypeVar
+from typing import TYPE_CHECKING, BinaryIO, TypeVar
 
-from coherent_volume import overview
-from coherent_volume.model import BlamedLine, Commit, LogEntry, Restoration
+from coherent_volume.model import (
+    Commit,
+)
 from coherent_volume.parts import VolumeParts
 from coherent_volume.paths import PathArgument
 from coherent_volume.volume_base import OpenVolume
+
+if TYPE_CHECKING:
+    from coherent_volume.answers import BlamedLine, LogEntry, Restoration
 
 __all__ = ["HistoryMethods"]
 
@@ -25,6 +29,8 @@ class HistoryMethods(OpenVolume):
 
     def log(self, path: PathArgument | None = None, limit: int | None = None) -> list[LogEntry]:
         """The commits of *path*, or of all artifacts, newest first."""
+        from coherent_volume import overview
+
         if path is None:
             return overview.log(self._open_parts(), None, limit)
         return self._on(path, lambda parts, key: overview.log(parts, key, limit))

@@ -49,10 +49,11 @@ from fuse_mount.errnos import errno_of
 from fuse_mount.nodes import no_such
 from fuse_mount.reasons import Reasons
 
-__all__ = ["Fence", "Options"]
+__all__ = ["PATH_MAX", "Fence", "Options"]
 
 _log = logging.getLogger("coherent_volume")
 _MANAGED_MAX = 100_000
+PATH_MAX = 4096
 
 Content = bytes | Iterable[bytes]
 
@@ -92,7 +93,9 @@ class Fence:
         found = self._managed.get(path)
         if found is None:
             key = ArtifactKey(path)
-            found = self.parts.globs.matches(key)
+            # The system opens no path of PATH_MAX bytes below the root: nothing
+            # there can be an artifact, and a plain file it can be.
+            found = len(path) < PATH_MAX and self.parts.globs.matches(key)
             if found:
                 with contextlib.suppress(UsageError):
                     self.parts.root.refuse_volumes_inside(key)

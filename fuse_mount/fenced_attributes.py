@@ -39,7 +39,11 @@ class FencedAttributes(FencedFiles):
         if current is None:
             return super().getattr(node)
         key, found = current
-        return self.faces.of(key, attr_of(found)), GENERATION_ATTR_S
+        attr = self.faces.of(key, attr_of(found))
+        state = self._states.get(key)
+        if state is not None and state.deleted is not None:
+            return attr._replace(nlink=0), 0.0  # the session removed it, and has it open
+        return attr, GENERATION_ATTR_S
 
     def setattr(self, caller: Caller, node: Node, change: Change) -> tuple[Attr, float]:
         """Change attributes; a change of size is a save like any other."""

@@ -66,7 +66,9 @@ class FencedFiles(FencedReading):
         number = 0 if writes else self.open_known(caller, node, flags)
         if number:
             return number
-        key = self.key_of(node)
+        # For writing the name counts: the kernel asks again only once, and a commit
+        # by a peer at this very moment must not use that up.
+        key = self.named(node) if writes else self.key_of(node)
         if key is None:
             return super().open(caller, node, flags)
         if not writes:
@@ -126,7 +128,11 @@ class FencedFiles(FencedReading):
             credit, base = self.fence.credit, copy.claim.base
             if not writable:
                 credit.note_opened(copy.key, process, base)
-            elif not flags & os.O_APPEND and credit.is_behind(copy.key, process, base):
+            elif (
+                not flags & os.O_APPEND
+                and not copy.is_new  # whatever was there before is gone, and was judged then
+                and credit.is_behind(copy.key, process, base)
+            ):
                 os.close(descriptor)
                 raise self._two_programs(copy, "open", "saved")
             if flags & os.O_TRUNC:
@@ -154,10 +160,15 @@ class FencedFiles(FencedReading):
         state = self.state(key)
         with state.lock:
             if self.exists(key):
-                raise no_such(errno.EEXIST if flags & os.O_EXCL else errno.ESTALE)
+                if flags & os.O_EXCL:
+                    raise no_such(errno.EEXIST)
+                found = self.on_disk(key)
+                if flags & os.O_ACCMODE != os.O_RDONLY and found and stat.S_ISREG(found.st_mode):
+                    # A peer made it after the look-up: the kernel asks again only once.
+                    self._prepare(state, caller, parent, flags)
+                raise no_such(errno.ESTALE)
             copy = self._new_file(state, caller, parent, mode)
-            # Whoever makes it has seen that it was not there, whatever it read before.
-            self.fence.credit.note_opened(key, process_of(caller.pid)[0], copy.claim.base)
+            copy.grows_only = bool(flags & os.O_APPEND)
             entry = self.copy_entry(copy)
             return entry, self._open_copy(caller, self.nodes.get(entry.node), copy, flags)
 

@@ -7,9 +7,11 @@ deletion, and its other name a copy.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import stat
+from collections.abc import Iterator
 
 from coherent_volume.attributes import Attributes, give
 from coherent_volume.digest import digest_of
@@ -20,6 +22,7 @@ from coherent_volume.records import SeenRow
 from coherent_volume.staging import copy_content
 from coherent_volume.syscalls import RENAME_EXCHANGE, RENAME_NOREPLACE, renameat2
 from fuse_mount.claims import Claim
+from fuse_mount.fence import PATH_MAX
 from fuse_mount.fenced_files import Late, digest_from
 from fuse_mount.fenced_names import FencedNames, Place
 from fuse_mount.nodes import Node, no_such
@@ -76,7 +79,19 @@ class FencedMoves(FencedNames):
             # know this answer from overlay file systems, and copy.
             if self._holds_artifacts(prefix):
                 raise no_such(errno.EXDEV)
+        if not flags & RENAME_EXCHANGE:
+            self._refuse_to_replace(new)
         super().rename(caller, old, new, flags)
+
+    def _refuse_to_replace(self, place: Place) -> None:
+        """A directory that is empty on the disk may hold what is not committed yet."""
+        above = self.nodes.where(place[0])
+        if above is None:
+            return
+        prefix = (above + b"/" if above else b"") + place[1] + b"/"
+        self.settle(float("inf"), prefix)
+        if any(s.shown_copy and k.startswith(prefix) for k, s in list(self._states.items())):
+            raise no_such(errno.ENOTEMPTY)
 
     def _holds_artifacts(self, prefix: bytes) -> bool:
         if any(
@@ -105,8 +120,11 @@ class FencedMoves(FencedNames):
         descriptor = self._open_source(place, source)
         try:
             if target is not None:
-                late = self._save_onto(caller, target, descriptor, self._path_of(*old), flags)
+                number = self._shown_number(descriptor, source)
+                with self._aside(target, flags):
+                    late = self._save_onto(caller, target, descriptor, self._path_of(*old), flags)
                 self._follow(place, source, late)
+                self._keep_number(target, number)
             else:
                 self._copy_to(descriptor, goal, flags)
         finally:
@@ -116,15 +134,48 @@ class FencedMoves(FencedNames):
         elif leaving is not None:
             self._depart(self.state(source), leaving)
 
+    def _shown_number(self, descriptor: int, key: ArtifactKey | None) -> int:
+        """The inode number under which the source of a move is shown."""
+        copy = self.state(key).shown_copy if key is not None else None
+        if copy is not None:
+            return copy.shown_inode
+        inode = os.fstat(descriptor).st_ino
+        return inode if key is None else self.faces.number(inode)
+
+    def _keep_number(self, target: ArtifactKey, number: int) -> None:
+        """A file keeps its inode number when it is moved, though a commit installs another."""
+        found = self.on_disk(target)
+        if found is not None:
+            self.faces.succeed(number, found.st_ino)
+
+    @contextlib.contextmanager
+    def _aside(self, target: ArtifactKey, flags: int) -> Iterator[None]:
+        """A link or special file that bears an artifact's name makes room for a file."""
+        found = None if self.state(target).shown_copy else self.on_disk(target)
+        if found is None or stat.S_ISREG(found.st_mode) or flags & RENAME_NOREPLACE:
+            yield
+            return
+        root, folder = self.nodes.root.descriptor, self.copies.directory
+        name = b"aside-%d" % self.new_handle()
+        renameat2(root, target, folder, name, RENAME_NOREPLACE)
+        try:
+            yield
+        except BaseException:
+            with contextlib.suppress(OSError):  # a peer made another: that one stays
+                renameat2(folder, name, root, target, RENAME_NOREPLACE)
+            raise
+        os.unlink(name, dir_fd=folder)
+
     def _path_of(self, place: Place, key: ArtifactKey | None) -> ArtifactKey | None:
-        """Where the attributes of a source are found, below the root."""
+        """Where the attributes of a source are found, below the root; None: too far down."""
         if key is not None:
             copy = self.state(key).shown_copy
             return copy.path if copy is not None else key
         above = self.nodes.where(place[0])
         if above is None:
             return None
-        return ArtifactKey(above + b"/" + place[1] if above else place[1])
+        path = above + b"/" + place[1] if above else place[1]
+        return ArtifactKey(path) if len(path) < PATH_MAX else None
 
     def _open_source(self, place: Place, key: ArtifactKey | None) -> int:
         if key is not None:
@@ -175,6 +226,8 @@ class FencedMoves(FencedNames):
         done = self.fence.save(
             target, claim, content, operation, process=process, attributes_of=attributes_of
         )
+        if not done.changed or attributes_of is None:
+            self.wear(target, source)
         if state.copy is not None:
             self.replaced(state, state.copy, process)
         state.deleted, state.replaces = None, False
@@ -266,6 +319,14 @@ class FencedMoves(FencedNames):
             for _, descriptor in plain:
                 os.close(descriptor)
 
+    def _found_at(self, node: Node) -> ArtifactKey | None:
+        """As ``_path_of``, for a node."""
+        try:
+            where = self.nodes.where(node)
+        except OSError:
+            return None  # ENAMETOOLONG
+        return ArtifactKey(where) if where is not None and len(where) < PATH_MAX else None
+
     # ── linking ──────────────────────────────────────────────────────────────
 
     def link(self, caller: Caller, node: Node, parent: Node, name: bytes) -> Entry:
@@ -281,10 +342,8 @@ class FencedMoves(FencedNames):
                 if target is None:
                     self._copy_to(descriptor, (parent, name), RENAME_NOREPLACE)
                 else:
-                    where = self.nodes.where(node)
-                    attributes = None if where is None else ArtifactKey(where)
                     self._save_onto(
-                        caller, target, descriptor, attributes, RENAME_NOREPLACE, "link"
+                        caller, target, descriptor, self._found_at(node), RENAME_NOREPLACE, "link"
                     )
             finally:
                 os.close(descriptor)

@@ -115,6 +115,16 @@ class FencedNames(FencedAttributes):
 
     def unlink(self, caller: Caller, parent: Node, name: bytes) -> None:
         """Remove a name; an artifact's deletion is judged now and committed a little later."""
+        self._remove(caller, parent, name, "unlink")
+
+    def hide(self, caller: Caller, parent: Node, name: bytes) -> None:
+        """Remove a name of an open file, which may be the first half of replacing it.
+
+        Only a transport that is not told which it is asks for this.
+        """
+        self._remove(caller, parent, name, "rename")
+
+    def _remove(self, caller: Caller, parent: Node, name: bytes, operation: str) -> None:
         key = self.key_at(parent, name)
         if key is None:
             super().unlink(caller, parent, name)
@@ -124,7 +134,7 @@ class FencedNames(FencedAttributes):
             if not self._is_file(state):
                 super().unlink(caller, parent, name)
                 return
-            claim = self._departure(state, caller, "unlink")
+            claim = self._departure(state, caller, operation)
             self._depart(state, claim)
 
     def _is_file(self, state: State) -> bool:

@@ -20,6 +20,7 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from coherent_volume.attributes import Attributes, give
 from coherent_volume.model import ArtifactKey, Commit, Digest
 from coherent_volume.records import SeenRow
 from coherent_volume.syscalls import openat2
@@ -107,16 +108,24 @@ class Managed(OpenFiles):
         found = self.found_at(node)
         return None if found is None else found[0]
 
+    def named(self, node: Node, *, lately: bool = False) -> ArtifactKey | None:
+        """The artifact whose name *node* was last found by, be it current or not."""
+        if node.kind != stat.S_IFREG:
+            return None
+        if isinstance(node.extra, WorkingCopy):
+            return node.extra.key
+        # By its last name, and not by the path of its descriptor: a file with two
+        # names may have lost the one that the descriptor was opened by.
+        if node.extra is not None or node.parent is None:
+            return None
+        return self.key_at(node.parent, node.name, lately=lately)
+
     def found_at(
         self, node: Node, *, lately: bool = False
     ) -> tuple[ArtifactKey, os.stat_result] | None:
         """The artifact whose current generation *node* is, and its file; as ``key_of``."""
-        # By its last name, and not by the path of its descriptor: a file with two
-        # names may have lost the one that the descriptor was opened by.
-        if node.kind != stat.S_IFREG or node.extra is not None or node.parent is None:
-            return None
-        key = self.key_at(node.parent, node.name, lately=lately)
-        if key is None:
+        key = self.named(node, lately=lately)
+        if key is None or node.extra is not None:
             return None
         found = self.on_disk(key)
         if found is not None and (found.st_dev, found.st_ino) == node.identity:
@@ -185,7 +194,10 @@ class Managed(OpenFiles):
     def copy_attr(self, copy: WorkingCopy) -> Attr:
         """The attributes of a working copy: its own, under its generation's number."""
         attr = attr_of(os.fstat(copy.descriptor if copy.descriptor >= 0 else self._kept(copy)))
-        return attr._replace(ino=copy.shown_inode or self.faces.number(attr.ino), nlink=1)
+        gone = copy.discarded and not copy.refused and not self.exists(copy.key)
+        return attr._replace(
+            ino=copy.shown_inode or self.faces.number(attr.ino), nlink=int(not gone)
+        )
 
     def _kept(self, copy: WorkingCopy) -> int:
         if copy.node is None:
@@ -198,6 +210,10 @@ class Managed(OpenFiles):
         if node is None:
             raise no_such(errno.ESTALE)
         self.nodes.again(node)
+        if node.descriptor < 0 <= copy.descriptor:
+            # The kernel forgot it between two look-ups, and with that it was closed.
+            path = b"/proc/self/fd/%d" % copy.descriptor
+            node.descriptor = os.open(path, os.O_PATH | os.O_CLOEXEC)
         return Entry(node.id, self.copy_attr(copy), 0.0, 0.0)
 
     # ── copies ───────────────────────────────────────────────────────────────
@@ -218,6 +234,8 @@ class Managed(OpenFiles):
             self.discard(state, copy, refused=True)
             state.deleted, state.replaces = None, False  # what stands there is seen again
             raise
+        if not done.changed:
+            self.wear(copy.key, copy.descriptor)
         found = self.on_disk(copy.key)
         copy.claim = Claim(SeenRow(done.generation, Digest(bytes.fromhex(done.digest)), done.epoch))
         copy.dirty = copy.has_data = copy.is_new = copy.grows_only = False
@@ -233,10 +251,8 @@ class Managed(OpenFiles):
             self.discard(state, copy)
 
     def _committed(self, copy: WorkingCopy, process: int, operation: str) -> Commit:
-        if copy.grows_only and not copy.is_new:
-            size = os.fstat(copy.descriptor).st_size
-            added = os.pread(copy.descriptor, size - copy.base_size, copy.base_size)
-            return self.fence.append(copy.key, added, process)
+        if copy.grows_only and not (copy.is_new and self.state(copy.key).replaces):
+            return self._appended(copy, process)
         return self.fence.save(
             copy.key,
             copy.claim,
@@ -245,6 +261,44 @@ class Managed(OpenFiles):
             process=process,
             attributes_of=copy.path,
         )
+
+    def _appended(self, copy: WorkingCopy, process: int) -> Commit:
+        """Add what was appended to whatever is there; a peer may even have made the file."""
+        base = copy.claim.base
+        if copy.is_new and base is not None:
+            # It was found absent: if it still is, the session knows what it makes.
+            self.fence.parts.session.seen_here.setdefault(copy.key, base)
+        made = copy.is_new and self.on_disk(copy.key) is None
+        size = os.fstat(copy.descriptor).st_size
+        added = os.pread(copy.descriptor, size - copy.base_size, copy.base_size)
+        done = self.fence.append(copy.key, added, process)
+        if made and base is not None and done.base == base.generation:
+            self.wear(copy.key, copy.descriptor)
+        return done
+
+    def wear(self, key: ArtifactKey, source: int) -> None:
+        """Let the file of *key* have the mode and owner of an open file.
+
+        Content that was there already makes no generation, and a saver that
+        only changed the mode (git does it by a new file) would change nothing.
+        """
+        wanted = Attributes.of(source, os.fstat(source))
+        try:
+            descriptor = self.open_real(key)
+        except OSError:
+            return  # somebody took it away: that is judged by the next look
+        try:
+            before = os.fstat(descriptor)
+            if (stat.S_IMODE(before.st_mode), before.st_uid, before.st_gid) != (
+                wanted.mode,
+                wanted.uid,
+                wanted.gid,
+            ):
+                give(descriptor, wanted)
+                after = os.fstat(descriptor)
+                self.fence.claims.note_change(key, before.st_ctime_ns, after.st_ctime_ns)
+        finally:
+            os.close(descriptor)
 
     def discard(self, state: State, copy: WorkingCopy, *, refused: bool = False) -> None:
         """The copy is no longer its artifact's; its open files keep what they have."""

@@ -10,12 +10,16 @@ from collections.abc import Sequence
 
 import pytest
 
+from coherent_audit import ABSENT, Operation, Recorder, check, fingerprint, load
 from tests.harness import evidence
-from tests.harness.history import ABSENT, Operation, Recorder, check, fingerprint, load
 from tests.harness.processes import Workers
 from tests.harness.workload import FOREVER_S, live
 
 PATHS = ["plans/plan.md", "plans/notes.md", "plans/todo/list.md", "plans/quiet.md"]
+
+
+_ROUNDS_MAX = 10
+"""How often the work is gone on with until enough happened; a busy machine is slow."""
 
 
 # ── random work of several processes ─────────────────────────────────────────
@@ -38,16 +42,17 @@ def test_random_sessions_leave_a_history_that_can_be(tmp_path, volume, root, edi
     with Workers() as workers:
         mortality = 0.001 if kills else 0.0
         run = _Run(workers, root, tmp_path, seed, edits=edits, mortality=mortality)
-        run.go(sessions=5, seconds=3.0, kills=kills)
+        for _ in range(_ROUNDS_MAX):
+            run.go(sessions=5, seconds=3.0, kills=kills)
+            outcomes = Counter((o.kind, o.outcome) for o in load(tmp_path.glob("*.log")))
+            print(f"{dict(outcomes)}, {run.kills} kills")
+            much = outcomes["commit", "done"] > 50 and outcomes["commit", "refused"] > 10
+            if much and (not kills or run.kills > 3):
+                break
+        else:
+            pytest.fail("too little happened to judge")
     _read_all(tmp_path / "end.log", volume("auditor"))
-
-    operations = load(tmp_path.glob("*.log"))
-    outcomes = Counter((o.kind, o.outcome) for o in operations)
-    print(f"{dict(outcomes)}, {run.kills} kills")
-    assert outcomes["commit", "done"] > 50, "too little happened to judge"
-    assert outcomes["commit", "refused"] > 10
-    assert not kills or run.kills > 3
-    _assert_possible(operations)
+    _assert_possible(load(tmp_path.glob("*.log")))
 
 
 def _assert_possible(operations: Sequence[Operation]) -> None:
