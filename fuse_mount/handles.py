@@ -37,6 +37,8 @@ class Handle:
     extra: object = None
     version: int = 0
     """Which content of a working copy it was opened on, or has written itself."""
+    passes: bool = False
+    """The kernel reads and writes it without us."""
     lockers: set[int] | None = None
     """Whose locks end with it, where closing is not told; None: each close is told."""
 

@@ -294,6 +294,7 @@ class Connection(LockRequests):
     def _release(self, request: Request, fields: Fields, rest: memoryview) -> Answer:
         if fields[2] & _FLOCK_UNLOCK:
             self.tree.unlock_all(self.tree.nodes.get(request.node), fields[3], is_flock=True)
+        self.passthrough.released(self.tree.handle(fields[0]))
         self.tree.release(fields[0])
         return None
 

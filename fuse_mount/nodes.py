@@ -51,6 +51,7 @@ class Node:
         "lookups",
         "name",
         "parent",
+        "passing",
         "place",
         "used",
     )
@@ -69,7 +70,9 @@ class Node:
         self.extra: object = None
         self.backing: int | None = None
         """The number by which the kernel reaches the file without us; 0: it asks us,
-        None: not decided. It stays, because all open files of a node must agree."""
+        None: not decided. All open files of a node must agree."""
+        self.passing = 0
+        """How many open files the kernel reads and writes without us."""
         self.place: tuple[float, int, bytes | None] = (0.0, 0, None)
         """Until when, and for which count of moves, the path that follows was looked up."""
 

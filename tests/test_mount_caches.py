@@ -7,6 +7,7 @@ is a way in which one of these could show old content, or miss a read.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import queue
@@ -19,6 +20,9 @@ import time
 import pytest
 from harness.mounted import mounts_of, needs_fuse
 
+from fuse_mount.handles import Handle
+from fuse_mount.nodes import Node
+from fuse_mount.passthrough import Passthrough
 from fuse_mount.workers import Workers
 
 PLAN = "plans/plan.md"
@@ -256,6 +260,79 @@ def test_whoever_changes_a_program_takes_its_set_user_id(place, root, how):
         subprocess.run([*nobody, "sh", "-c", script, program], check=True, cwd="/")
     assert stat.S_IMODE(os.stat(program).st_mode) == 0o777
     assert stat.S_IMODE(os.stat(root / "program").st_mode) == 0o777
+
+
+class Ids:
+    """A kernel that gives out backing ids, or refuses them."""
+
+    def __init__(self, monkeypatch, refuses=0):
+        self.open, self.asked, self._refuses = set(), 0, refuses
+        monkeypatch.setattr("fuse_mount.passthrough.fcntl.ioctl", self._ioctl)
+
+    def _ioctl(self, device, request, argument):
+        if request == 0x4004E502:
+            self.open.remove(int.from_bytes(argument, "little"))
+            return 0
+        self.asked += 1
+        if self._refuses:
+            raise OSError(self._refuses, "refused")
+        self.open.add(self.asked)
+        return self.asked
+
+
+@pytest.fixture
+def opened(tmp_path):
+    """Make a node of a file of its own, and open files of it."""
+    descriptors = []
+
+    def make(name, flags=os.O_RDONLY):
+        path = tmp_path / name
+        path.touch()
+        node = Node(len(descriptors) + 2, -1, os.stat(path))
+        for _ in range(2):
+            descriptors.append(os.open(path, flags))
+        return [Handle(node, each, flags) for each in descriptors[-2:]]
+
+    yield make
+    for each in descriptors:
+        os.close(each)
+
+
+def test_all_open_files_of_a_node_have_one_id_and_idle_ids_are_bounded(monkeypatch, opened):
+    kernel, passthrough = Ids(monkeypatch), Passthrough(-1)
+    passthrough.is_agreed = True
+    monkeypatch.setattr("fuse_mount.passthrough._IDS_MAX", 3)
+    files = [opened(f"{number}") for number in range(6)]
+    for one, two in files:
+        assert passthrough.way_of(one) == passthrough.way_of(two) != (0, 0)
+    assert len(kernel.open) == 6  # an id in use is never closed
+    for one, _ in files:
+        passthrough.released(one)
+    assert len(kernel.open) == 6
+    for _, two in files:
+        passthrough.released(two)
+    assert len(kernel.open) == 3
+    for one, _ in files:
+        passthrough.let_go(one.node)
+    assert not kernel.open
+
+
+def test_without_the_right_to_it_the_kernel_is_asked_once(monkeypatch, opened):
+    kernel, passthrough = Ids(monkeypatch, refuses=errno.EPERM), Passthrough(-1)
+    passthrough.is_agreed = True
+    for number in range(3):
+        for each in opened(f"{number}"):
+            assert passthrough.way_of(each) == (0, 0)
+    assert kernel.asked == 1
+
+
+def test_a_file_on_a_stacked_file_system_does_not_speak_for_the_others(monkeypatch, opened):
+    kernel, passthrough = Ids(monkeypatch, refuses=errno.ELOOP), Passthrough(-1)
+    passthrough.is_agreed = True
+    assert [passthrough.way_of(each) for each in opened("stacked")] == [(0, 0), (0, 0)]
+    assert kernel.asked == 1
+    kernel._refuses = 0
+    assert passthrough.way_of(opened("plain")[0]) == (128, 2)
 
 
 # ── who serves ───────────────────────────────────────────────────────────────
