@@ -88,11 +88,14 @@ class Managed(OpenFiles):
 
     # ── names ────────────────────────────────────────────────────────────────
 
-    def key_at(self, parent: Node, name: bytes) -> ArtifactKey | None:
-        """The artifact that *name* in *parent* may be; None when it is not managed."""
+    def key_at(self, parent: Node, name: bytes, *, lately: bool = False) -> ArtifactKey | None:
+        """The artifact that *name* in *parent* may be; None when it is not managed.
+
+        *lately*: the directory's path may be that of a moment ago.
+        """
         if parent.extra is not None:
             return None
-        above = self.nodes.where(parent)
+        above = self.nodes.where_lately(parent) if lately else self.nodes.where(parent)
         if above is None:
             return None
         path = above + b"/" + name if above else name
@@ -100,26 +103,38 @@ class Managed(OpenFiles):
 
     def key_of(self, node: Node) -> ArtifactKey | None:
         """The artifact whose current generation *node* is; ESTALE for an old one."""
-        key = self.named(node)
-        if key is None or isinstance(node.extra, WorkingCopy):
-            return key
-        found = self.on_disk(key)
-        if found is None or (found.st_dev, found.st_ino) != node.identity:
-            # Displaced by a later generation: whoever came by its name asks again.
-            raise no_such(errno.ESTALE)
-        return key
+        if isinstance(node.extra, WorkingCopy):
+            return node.extra.key
+        found = self.found_at(node)
+        return None if found is None else found[0]
 
-    def named(self, node: Node) -> ArtifactKey | None:
+    def named(self, node: Node, *, lately: bool = False) -> ArtifactKey | None:
         """The artifact whose name *node* was last found by, be it current or not."""
         if node.kind != stat.S_IFREG:
             return None
         if isinstance(node.extra, WorkingCopy):
             return node.extra.key
-        if node.extra is not None:
-            return None
         # By its last name, and not by the path of its descriptor: a file with two
         # names may have lost the one that the descriptor was opened by.
-        return None if node.parent is None else self.key_at(node.parent, node.name)
+        if node.extra is not None or node.parent is None:
+            return None
+        return self.key_at(node.parent, node.name, lately=lately)
+
+    def found_at(
+        self, node: Node, *, lately: bool = False
+    ) -> tuple[ArtifactKey, os.stat_result] | None:
+        """The artifact whose current generation *node* is, and its file; as ``key_of``."""
+        key = self.named(node, lately=lately)
+        if key is None or node.extra is not None:
+            return None
+        found = self.on_disk(key)
+        if found is not None and (found.st_dev, found.st_ino) == node.identity:
+            return key, found
+        if lately:
+            # Not the file, or not the path any more; with the file there, the path is proved.
+            return self.found_at(node)
+        # Displaced by a later generation: whoever came by its name asks again.
+        raise no_such(errno.ESTALE)
 
     def state(self, key: ArtifactKey) -> State:
         """The state of *key*."""
