@@ -21,7 +21,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PYTHONDONTWRITEBYTECODE :=
 export PYTHONPYCACHEPREFIX := $(CURDIR)/.venv/bytecode
 
-.PHONY: help demo test check model mutants posix bench reproduce clean
+.PHONY: help demo test check model mutants crash histories proof posix bench reproduce clean
 .DEFAULT_GOAL := help
 
 help:  ## Show this list.
@@ -44,6 +44,15 @@ model: $(STAMP)  ## Check the model of the protocol: TLA+ and Python count the s
 
 mutants: $(STAMP)  ## Break the code on purpose, one line at a time; each break must be caught by its check.
 	$(RUN) -m proof.mutants $(ARGS)
+
+crash: $(STAMP)  ## Kill, fail and unplug every operation in each of its system calls; 20 minutes (ARGS='--every 5': less).
+	$(RUN) -m proof.sweeps $(ARGS)
+
+histories: $(STAMP)  ## A million random operations at all doors, with kills and foreign edits, judged (ARGS='--operations N').
+	$(RUN) -m proof.histories $(ARGS)
+
+proof: $(STAMP)  ## All of it, in one table: guarantee, checks, cases, dead mutants; under half an hour.
+	$(RUN) -m proof $(ARGS)
 
 posix: $(STAMP)  ## Run pjdfstest over a mount: make posix PJDFSTEST=/path/to/a/built/checkout (as root).
 	$(RUN) -m proof.posix $(PJDFSTEST) $(ARGS)

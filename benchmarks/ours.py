@@ -9,6 +9,7 @@ from pathlib import Path
 from coherent_volume import CoherentVolume
 from coherent_volume.errors import ConflictError, UnavailableError
 from coherent_volume.model import Durability
+from coherent_volume.read_policy import ReadPolicy
 
 __all__ = [
     "MANAGED",
@@ -17,7 +18,9 @@ __all__ = [
     "Durability",
     "UnavailableError",
     "age",
+    "await_listening",
     "commit_files",
+    "counted",
     "lay_out",
     "lay_out_history",
     "make_volume",
@@ -32,9 +35,31 @@ def make_volume(root: Path, durability: Durability = "power") -> CoherentVolume:
     return CoherentVolume(root, managed=MANAGED, durability=durability)
 
 
-def open_volume(root: Path, session: str | None = None) -> CoherentVolume:
+def open_volume(
+    root: Path, session: str | None = None, reads: ReadPolicy = "strict"
+) -> CoherentVolume:
     """Open a volume that was made before."""
-    return CoherentVolume(root, session=session)
+    return CoherentVolume(root, session=session, reads=reads)
+
+
+def await_listening(volume: CoherentVolume, name: str) -> None:
+    """Read *name*, which makes the volume listen, and return when it does."""
+    volume.read(name)
+    copies = volume._copies
+    deadline = time.monotonic() + 60
+    while copies is None or copies._listener is None or copies._listener.heard_until < 0:
+        if time.monotonic() > deadline:
+            raise TimeoutError("the volume does not listen")
+        time.sleep(0.001)
+
+
+def counted(volume: CoherentVolume) -> dict[str, float]:
+    """Return what this process's session was counted for, by the short names of the counters."""
+    return {
+        metric.name.removeprefix("coherent_").removesuffix("_total"): metric.value
+        for metric in volume.metrics()
+        if metric.session == volume.session.name
+    }
 
 
 def lay_out(root: Path, count: int, content: Callable[[int], bytes]) -> list[str]:

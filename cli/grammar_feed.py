@@ -119,3 +119,15 @@ def metrics(
 ) -> Call:
     """Print the counters of all sessions, in the text form of Prometheus."""
     return Call("metrics", {}, Common(json, root, session))
+
+
+@verb(FEED, "coherent savings")
+def savings(
+    json: JsonOption = False, root: RootOption = None, session: SessionOption = None
+) -> Call:
+    """Show what sessions were not handed over because they knew it, in bytes and tokens.
+
+    Against demand reading (each read hands over its content) and against broadcast
+    (each read hands over all that the session has read). From the counters.
+    """
+    return Call("savings", {}, Common(json, root, session))

@@ -3,9 +3,10 @@
 The map of layers, imports pointing down::
 
     volume                                   the façade
+    trusting                                  reads that trust their copies
     transaction  blaming  restoring  past     several at once, and the past
     operations  artifact_io  overview  checkup  maintenance
-    watching  notes                          following others
+    watching  listening  notes               following others
     merging                                  from a refusal to a merged commit
     reading  commit                          the two protocols
     report  recall                           what a refusal says
@@ -57,6 +58,8 @@ from coherent_volume.volume import CoherentVolume
 
 if TYPE_CHECKING:
     from coherent_volume.answers import (
+        AuditFinding,
+        AuditReport,
         BlamedLine,
         Changes,
         CheckFinding,
@@ -74,13 +77,18 @@ if TYPE_CHECKING:
         VolumeStatus,
     )
     from coherent_volume.conflict import CommitBetween, ConflictReport, WayOut
+    from coherent_volume.read_policy import AccessCount, ReadLease, ReadPolicy
     from coherent_volume.rebuild import rebuild_sidecar
+    from coherent_volume.savings import Savings, SessionSavings
     from coherent_volume.transaction import Transaction
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "AccessCount",
     "AlreadyExistsError",
+    "AuditFinding",
+    "AuditReport",
     "BlamedLine",
     "BusyError",
     "Changes",
@@ -115,11 +123,15 @@ __all__ = [
     "Note",
     "Observation",
     "OutsideRootError",
+    "ReadLease",
+    "ReadPolicy",
     "RefusedContent",
     "Restoration",
     "RestoreStep",
+    "Savings",
     "SchemaVersionError",
     "SessionInfo",
+    "SessionSavings",
     "SessionStatus",
     "StaleGenerationError",
     "StorageError",
@@ -142,11 +154,18 @@ __all__ = [
 _LATER = {
     "CommitBetween": "conflict",
     "ConflictReport": "conflict",
+    "AccessCount": "read_policy",
+    "ReadLease": "read_policy",
+    "ReadPolicy": "read_policy",
+    "Savings": "savings",
+    "SessionSavings": "savings",
     "Transaction": "transaction",
     "WayOut": "conflict",
     "rebuild_sidecar": "rebuild",
     **dict.fromkeys(
         (
+            "AuditFinding",
+            "AuditReport",
             "BlamedLine",
             "Changes",
             "CheckFinding",

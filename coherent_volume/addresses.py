@@ -34,6 +34,10 @@ class Addresses:
         self._parts = parts
         self._keys: dict[PathArgument, ArtifactKey] = {}
 
+    def admitted(self, path: PathArgument) -> ArtifactKey | None:
+        """The key that *path* spells, if it was asked for before."""
+        return self._keys.get(path)
+
     def key(self, path: PathArgument) -> ArtifactKey:
         """The key that *path* spells, without following links."""
         key = self._keys.get(path)

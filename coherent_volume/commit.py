@@ -48,6 +48,8 @@ from coherent_volume.remake import content_of
 
 __all__ = ["commit"]
 
+_UNTOLD = (CoherenceError, OSError)
+
 
 def commit(
     parts: VolumeParts,
@@ -92,10 +94,12 @@ def commit(
                 raise _raced_error(parts, *raced, done)
     except UnconfirmedError as error:
         error.path = shown(intents[0].key)
+        _doubt(parts)
         # The commit may stand: what it would need stays until it is known
         # whether anybody refers to it.
         raise
     except CoherenceError as error:
+        _doubt(parts)
         if _is_told(intents) or not isinstance(error, ConflictError):
             parts.meters.count("refusals", label=error.reason)
         discard(parts, intents)
@@ -107,6 +111,19 @@ def commit(
     discard(parts, intents)
     points.reached("acknowledged")
     return done
+
+
+def _hear(parts: VolumeParts, published: Sequence[Publication]) -> None:
+    """Own writes are seen at once, also where they do not renew the view."""
+    if parts.copies is not None:
+        for new in published:
+            parts.copies.hear(new.key, new.generation)
+
+
+def _doubt(parts: VolumeParts) -> None:
+    """A refusal says that something happened: who reads again must not get the old copy."""
+    if parts.copies is not None:
+        parts.copies.doubt()
 
 
 # ── refuse ───────────────────────────────────────────────────────────────────
@@ -173,6 +190,7 @@ def _publish_and_install(
     rows = _publish(parts, publications) if publications else []
     # Crash here: published, old bytes still in place. The next visitor installs.
     points.reached("published")
+    _hear(parts, publications)
     # Before the first of several becomes visible: whoever sees that one must not
     # go on reading another from memory, whose file still is the old one.
     for _, head in changing if len(changing) > 1 else ():
@@ -200,7 +218,10 @@ def _publish_and_install(
         if _renews(intent, views[intent.key]):
             seen = SeenRow(outcome.generation, digests[intent.key], head.epoch)
             if not outcome.changed:
-                remember(parts, head.key, seen, head.look.data, head.look.stat.st_size)
+                # The other members' commit stands: it must not be told as failed
+                # because a view of this one could not be renewed as well.
+                with contextlib.suppress(*(_UNTOLD if commits else ())):
+                    remember(parts, head.key, seen, head.look.data, head.look.stat.st_size)
             session.seen_here[intent.key] = seen
         done.append(outcome)
     return done, raced

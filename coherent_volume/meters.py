@@ -29,7 +29,16 @@ Counts = dict[tuple[str, str], float]
 class Meters:
     """The counters of one volume object since they were last written."""
 
-    __slots__ = ("_counts", "_flushed", "_lock", "read_hits")
+    __slots__ = (
+        "_accounted",
+        "_counts",
+        "_flushed",
+        "_lock",
+        "_unchanged_hits",
+        "_view",
+        "_view_bytes",
+        "read_hits",
+    )
 
     def __init__(self) -> None:
         # Protects the counts from threads that count at one time. Not
@@ -39,15 +48,58 @@ class Meters:
         self._counts: Counts = {}
         self._flushed = time.monotonic()
         self.read_hits = 0
+        # What every read would bring if it brought all that was read before: the
+        # baseline of the savings. Reads from memory are accounted for later.
+        self._view: dict[bytes, int] = {}
+        self._view_bytes = 0
+        self._accounted = 0
+        self._unchanged_hits = 0
 
     def count(self, name: str, amount: float = 1, label: str = "") -> None:
         """Add *amount* to the counter *name* (of the reason *label*)."""
         with self._lock:
-            self._counts[name, label] = self._counts.get((name, label), 0) + amount
+            self._add(name, amount, label)
+
+    def _add(self, name: str, amount: float, label: str = "") -> None:
+        self._counts[name, label] = self._counts.get((name, label), 0) + amount
+
+    def count_read(self, key: bytes, size: int) -> None:
+        """A file was read: *size* bytes of content."""
+        with self._lock:
+            self._account()
+            self._view_bytes += size - self._view.get(key, 0)
+            self._view[key] = size
+            self._add("read_misses", 1)
+            self._add("read_bytes", size)
+            self._add("broadcast_bytes", self._view_bytes)
+
+    def count_unchanged(self, size: int, *, from_memory: bool) -> None:
+        """Content of *size* bytes was not handed over, because it was known."""
+        with self._lock:
+            self._add("unchanged_replies", 1)
+            self._add("unchanged_bytes_saved", size)
+            if from_memory:
+                self._unchanged_hits += 1
+                self._add("unchanged_hit_bytes", size)
+
+    def _account(self) -> None:
+        """Account for the reads from memory since the last time.
+
+        A read from memory pays for one addition and no more, so which file it was
+        of is not known: it counts with the mean size of what was read.
+        """
+        hits = max(0, self.read_hits - self._accounted)
+        plain = max(0, hits - self._unchanged_hits)
+        self._accounted, self._unchanged_hits = self.read_hits, 0
+        if hits and self._view_bytes:
+            self._add("broadcast_bytes", hits * self._view_bytes)
+        if plain and self._view_bytes:
+            self._add("repeated_bytes", plain * self._view_bytes / len(self._view))
 
     def counts(self) -> Counts:
         """What was counted and not written yet."""
         with self._lock:
+            self._account()
             found = dict(self._counts)
         if self.read_hits:
             found["read_hits", ""] = self.read_hits
@@ -76,6 +128,7 @@ class Meters:
             for each, value in found.items():
                 if each == ("read_hits", ""):
                     self.read_hits -= int(value)
+                    self._accounted -= int(value)
                 elif self._counts[each] == value:
                     del self._counts[each]
                 else:

@@ -28,6 +28,16 @@ _NAMES = {
     "read_bytes": "coherent_read_bytes_total",
     "unchanged_replies": "coherent_unchanged_replies_total",
     "unchanged_bytes_saved": "coherent_unchanged_saved_bytes_total",
+    "repeated_bytes": "coherent_repeated_bytes_total",
+    "unchanged_hit_bytes": "coherent_unchanged_hit_bytes_total",
+    "broadcast_bytes": "coherent_broadcast_bytes_total",
+    "signals": "coherent_signals_total",
+    "late_signals": "coherent_late_signals_total",
+    "stale_hits": "coherent_stale_hits_total",
+    "prefetches": "coherent_prefetches_total",
+    "prefetched_bytes": "coherent_prefetched_bytes_total",
+    "prefetch_hits": "coherent_prefetch_hits_total",
+    "prefetch_hit_bytes": "coherent_prefetch_hit_bytes_total",
     "retries": "coherent_retries_total",
 }
 HELP = {
@@ -42,6 +52,16 @@ HELP = {
     "coherent_read_bytes_total": "Content read from files.",
     "coherent_unchanged_replies_total": "Reads that were answered with unchanged.",
     "coherent_unchanged_saved_bytes_total": "Content that unchanged replies did not repeat.",
+    "coherent_repeated_bytes_total": "Content that memory handed over again (mean size).",
+    "coherent_unchanged_hit_bytes_total": "Of what unchanged spared, what was in memory.",
+    "coherent_broadcast_bytes_total": "What reads would bring if each brought all that was read.",
+    "coherent_signals_total": "Entries of the feed that made a trusted copy old.",
+    "coherent_late_signals_total": "Entries of the feed that were no news to a trusted copy.",
+    "coherent_stale_hits_total": "Reads from a trusted copy after its successor was made.",
+    "coherent_prefetches_total": "Contents that the feed brought before they were asked for.",
+    "coherent_prefetched_bytes_total": "Content that the feed brought before it was asked for.",
+    "coherent_prefetch_hits_total": "Reads that what the feed had brought answered.",
+    "coherent_prefetch_hit_bytes_total": "Of what the feed had brought, what was asked for.",
     "coherent_retries_total": "Tries of an update or append that a conflict made vain.",
 }
 

@@ -49,6 +49,16 @@ class Releasable(Protocol):
         """In a forked child: it is the parent's."""
 
 
+class Copies(Protocol):
+    """Content that is used without a look, and must be told what it may not miss."""
+
+    def hear(self, key: ArtifactKey, generation: int) -> bool:
+        """Use no copy of *key* below *generation* from now on."""
+
+    def doubt(self) -> None:
+        """Look at every copy once before it is used again."""
+
+
 class Displaced(NamedTuple):
     """A stage to clean up: not before a moment, and as it looked when verified."""
 
@@ -90,6 +100,12 @@ class VolumeParts:
     leased_keys: set[ArtifactKey] = field(default_factory=set)
     # Writers opened by this process and not closed yet, by artifact.
     writers: Counter[ArtifactKey] = field(default_factory=Counter)
+    # What reads trust without a look; None where the policy is to look. See trusting.
+    copies: Copies | None = None
+    # Whether content is handed over also if the caller knows it.
+    always_delivers: bool = False
+    # What all watches of this volume object share; see watching.
+    hub: object = None
     # Counters of this process; see meters.
     meters: Meters = field(default_factory=Meters)
     # What must end before the volume is closed, and be made whole in a forked child.

@@ -27,18 +27,23 @@ def receive(parts: VolumeParts, key: ArtifactKey) -> tuple[Reading, bytes]:
     reading, data = content_now(parts, key)
     record(parts, key, reading)
     _refuse_absent(key, reading)
-    _count(parts, len(data))
+    parts.meters.count_read(key, len(data))
     return reading, data
 
 
 def described(
-    parts: VolumeParts, key: ArtifactKey, seen: SeenRow, data: bytes, known: Base | None
+    parts: VolumeParts,
+    key: ArtifactKey,
+    seen: SeenRow,
+    data: bytes,
+    known: Base | None,
+    *,
+    from_memory: bool = False,
 ) -> Observation:
     """What was received, as an observation; without data when it is still *known*."""
-    unchanged = known is not None and is_known(seen, known)
+    unchanged = known is not None and not parts.always_delivers and is_known(seen, known)
     if unchanged:
-        parts.meters.count("unchanged_replies")
-        parts.meters.count("unchanged_bytes_saved", len(data))
+        parts.meters.count_unchanged(len(data), from_memory=from_memory)
     return _observation(key, seen, None if unchanged else data)
 
 
@@ -51,7 +56,7 @@ def deliver(parts: VolumeParts, key: ArtifactKey, sink: BinaryIO) -> Observation
     reading = hand_over(parts, key, sink)
     record(parts, key, reading)
     _refuse_absent(key, reading)
-    _count(parts, reading.size)
+    parts.meters.count_read(key, reading.size)
     return _observation(key, reading.seen, None)
 
 
@@ -115,11 +120,6 @@ def view_of(parts: VolumeParts, key: ArtifactKey) -> Observation | None:
 
 def _observation(key: ArtifactKey, seen: SeenRow, data: bytes | None) -> Observation:
     return Observation(shown(key), seen.generation, seen.digest.hex(), data, seen.epoch)
-
-
-def _count(parts: VolumeParts, size: int) -> None:
-    parts.meters.count("read_misses")
-    parts.meters.count("read_bytes", size)
 
 
 def _refuse_absent(key: ArtifactKey, reading: Reading) -> None:

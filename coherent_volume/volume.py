@@ -39,7 +39,9 @@ class CoherentVolume(HistoryMethods, FeedMethods):
     *managed* are gitignore-style globs; with them the volume is made if there
     is none, without them an existing one is opened. *session* names the session
     (default: COHERENT_SESSION, else this process). *durability* is what an
-    acknowledged commit survives: "power" (the default) or "process".
+    acknowledged commit survives: "power" (the default) or "process". *reads* is how
+    long a read may trust its copy: "strict" (the default: never), "notified",
+    "eager", "broadcast", a ReadLease or an AccessCount.
     """
 
     # ── reading ──────────────────────────────────────────────────────────────
@@ -64,6 +66,8 @@ class CoherentVolume(HistoryMethods, FeedMethods):
     def _receive(
         self, parts: VolumeParts, path: PathArgument, key: ArtifactKey
     ) -> tuple[SeenRow, bytes]:
+        if self._copies is not None:
+            return self._copies.receive(path, key)
         reading, data = views.receive(parts, key)
         provable = reading.fingerprint is not None and key not in parts.leased_keys
         if reading.fingerprint is not None and provable and self._addresses.is_direct(path, key):
@@ -78,7 +82,9 @@ class CoherentVolume(HistoryMethods, FeedMethods):
         """As ``read``, with generation and digest; ``data`` is None if still *known*."""
         hit = self._in_memory(path)
         if hit is not None:
-            return views.described(self._parts, hit.key, hit.seen, hit.data, known)
+            return views.described(
+                self._parts, hit.key, hit.seen, hit.data, known, from_memory=True
+            )
         return self._on(
             path,
             lambda parts, key: views.described(parts, key, *self._receive(parts, path, key), known),

@@ -12,7 +12,7 @@ import os
 import weakref
 from collections.abc import Callable, Sequence
 from types import TracebackType
-from typing import Self, TypeVar
+from typing import TYPE_CHECKING, Self, TypeVar
 
 from coherent_volume.addresses import Addresses
 from coherent_volume.cache import ContentCache
@@ -23,6 +23,10 @@ from coherent_volume.maintenance import Maintenance
 from coherent_volume.model import ArtifactKey, Commit, Durability, SessionInfo
 from coherent_volume.parts import VolumeParts
 from coherent_volume.paths import PathArgument
+
+if TYPE_CHECKING:
+    from coherent_volume.read_policy import ReadPolicy
+    from coherent_volume.trusting import TrustedCopies
 
 __all__ = ["OpenVolume"]
 
@@ -38,12 +42,25 @@ class OpenVolume:
         managed: Sequence[str] | None = None,
         session: str | None = None,
         durability: Durability | None = None,
+        reads: ReadPolicy = "strict",
     ) -> None:
+        trust = None
+        if reads != "strict":
+            from coherent_volume.read_policy import trust_of
+
+            trust = trust_of(reads)  # before anything is opened: it may be no policy
         globs = managed if managed is None or isinstance(managed, str) else tuple(managed)
         self._parts = open_parts(root, globs, session, durability)  # type: ignore[arg-type]
-        self._cache = ContentCache(self._parts.root.descriptor)
-        self._maintenance = Maintenance(self._parts)
+        self._reads = reads
         self._addresses = Addresses(self._parts)
+        self._copies: TrustedCopies | None = None
+        self._cache = ContentCache(self._parts.root.descriptor)
+        self._parts.always_delivers = reads == "broadcast"
+        if trust is not None:
+            from coherent_volume.trusting import TrustedCopies
+
+            self._cache = self._copies = TrustedCopies(self._parts, self._addresses, trust)
+        self._maintenance = Maintenance(self._parts)
         self._seen_here = self._parts.session.seen_here
         self._meters = self._parts.meters
         self._parts.on_fork += [self._cache.clear, self._maintenance.become_child]
@@ -72,6 +89,11 @@ class OpenVolume:
     def durability(self) -> Durability:
         """What an acknowledged commit survives."""
         return self._parts.config.durability
+
+    @property
+    def reads(self) -> ReadPolicy:
+        """How long a read may trust its copy."""
+        return self._reads
 
     def close(self) -> None:
         """Finish the clean-up and let go of everything; may be called again."""

@@ -12,6 +12,7 @@ from coherent_volume.volume_base import OpenVolume
 
 if TYPE_CHECKING:
     from coherent_volume.answers import (
+        AuditReport,
         Changes,
         CheckReport,
         LeaseStatus,
@@ -19,15 +20,14 @@ if TYPE_CHECKING:
         Note,
         VolumeStatus,
     )
-    from coherent_volume.watching import Hub, Watch
+    from coherent_volume.savings import Savings
+    from coherent_volume.watching import Watch
 
 __all__ = ["FeedMethods"]
 
 
 class FeedMethods(OpenVolume):
     """What goes on in the volume, and whether it is sound."""
-
-    _hub: Hub | None = None
 
     def changes(self, since: str | None = None, limit: int | None = None) -> Changes:
         """What happened after the token *since*, oldest first; None: only a token of now.
@@ -56,12 +56,10 @@ class FeedMethods(OpenVolume):
         *paths* are paths or globs below the root; *since* a token (default: now).
         While it is open, outside edits are adopted promptly. Close it when done.
         """
-        from coherent_volume.watching import Hub, Watch
+        from coherent_volume.watching import Watch, hub_of
 
         parts = self._open_parts()
-        # Two threads may both make one here; the loser's is used by its own watch alone.
-        self._hub = hub = self._hub or Hub(parts)
-        return Watch(hub, parts, paths, since, timeout, owner=self)
+        return Watch(hub_of(parts), parts, paths, since, timeout, owner=self)
 
     def notes(self, *, remember: bool = True) -> list[Note]:
         """What this session read and others changed since, told once for each head.
@@ -94,6 +92,12 @@ class FeedMethods(OpenVolume):
 
         return metrics.metrics(self._open_parts())
 
+    def savings(self) -> Savings:
+        """What the sessions were spared so far: against demand reading, against broadcast."""
+        from coherent_volume import savings
+
+        return savings.savings(self._open_parts())
+
     def status(self) -> VolumeStatus:
         """A still picture: artifacts, sessions, what is unsettled or refused."""
         from coherent_volume import overview
@@ -107,3 +111,13 @@ class FeedMethods(OpenVolume):
         from coherent_volume import checkup
 
         return checkup.check(self._open_parts(), repair=repair, progress=progress)
+
+    def audit(self, progress: Callable[[int, int], None] | None = None) -> AuditReport:
+        """Hold the volume's own log against the invariants; changes and repairs nothing.
+
+        Each finding names the invariant that it breaks. Costs a look at all kept
+        content. Raises DamagedError where the records cannot be read at all.
+        """
+        from coherent_volume import audit
+
+        return audit.audit(self._open_parts(), progress)

@@ -16,7 +16,7 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-__all__ = ["Hints", "start"]
+__all__ = ["Hints", "prepare", "start"]
 
 _log = logging.getLogger("coherent_volume")
 
@@ -29,7 +29,6 @@ _JOIN_S = 2.0
 # The process in which watchdog's kernel queue was made first. It lives in a
 # thread that a forked child does not have, so a child falls back to polling.
 _first_user: int | None = None
-_starting = threading.Lock()
 _told: set[str] = set()
 # When an observer is stopped its threads may complain of each other; without a
 # handler that would go to standard error.
@@ -57,6 +56,16 @@ class Hints:
         self._observer = None
 
 
+def prepare() -> None:
+    """Import what ``start`` needs, so that a thread that is to start it imports nothing.
+
+    What one thread is importing while another one forks can never be imported by the
+    child: the module's lock has an owner that does not exist there.
+    """
+    from watchdog import events  # noqa: F401
+    from watchdog.observers import inotify, polling  # noqa: F401
+
+
 def start(
     root: str,
     sidecar: str,
@@ -73,8 +82,8 @@ def start(
     where not even that can be had.
     """
     global _first_user  # noqa: PLW0603 - a fact about the process
-    with _starting:
-        _first_user = _first_user or os.getpid()
+    # Two threads may both write it, and write the same. No lock: a fork could keep it.
+    _first_user = _first_user or os.getpid()
     if _first_user == os.getpid():
         try:
             return _observe(_kernel_observer(), root, sidecar, never, on_commit, on_path)

@@ -18,7 +18,7 @@ import time
 import weakref
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Self
+from typing import Protocol, Self
 
 from coherent_volume import feed
 from coherent_volume.answers import (
@@ -34,7 +34,7 @@ from coherent_volume.paths import shown
 from coherent_volume.reading import read
 from coherent_volume.watch import Hints, start
 
-__all__ = ["Hub", "Watch"]
+__all__ = ["Follower", "Hub", "Pace", "Watch", "hub_of"]
 
 _log = logging.getLogger("coherent_volume")
 
@@ -62,6 +62,60 @@ class _Pending:
     tries: int = 0
 
 
+class Follower(Protocol):
+    """Whoever is to be woken when something may have happened."""
+
+    def wake(self) -> None:
+        """Look at the feed now; called by any thread."""
+
+    def close(self) -> None:
+        """The volume is being closed."""
+
+    def abandon(self) -> None:
+        """In a forked child: this belongs to the parent."""
+
+
+class Pace:
+    """When to look at the feed again: soon after a hint, less and less often, else by polling."""
+
+    def __init__(self) -> None:
+        self._hinted = threading.Event()
+        self._pauses: tuple[float, ...] = ()
+
+    def hint(self) -> None:
+        """Something may have happened; called by any thread."""
+        self._hinted.set()
+
+    def anew(self) -> None:
+        """Forget the pauses that an earlier hint began."""
+        self._pauses = ()
+
+    def look_begins(self) -> None:
+        """Take the hint before a look, so that one that comes meanwhile is kept."""
+        if self._hinted.is_set():
+            self._hinted.clear()
+            # In a burst of hints not more often than the middle pause says.
+            self._pauses = _PAUSES_S[_IN_BURST:] if self._pauses else _PAUSES_S
+
+    def rest(self, poll_s: float, most: float = math.inf) -> None:
+        """Wait until the next look is due, but not for more than *most* seconds."""
+        pause, self._pauses = (self._pauses[0], self._pauses[1:]) if self._pauses else (poll_s, ())
+        if self._pauses:
+            # Not ended by hints: a burst of them must not become a burst of looks.
+            time.sleep(min(pause, most))
+        else:
+            self._hinted.wait(min(pause, most))
+
+
+def hub_of(parts: VolumeParts) -> Hub:
+    """The hub of one volume object, made when it is first asked for."""
+    # Two threads may both make one here; the loser's is used by its own follower alone.
+    hub = parts.hub
+    if not isinstance(hub, Hub):
+        parts.hub = hub = Hub(parts)
+    return hub
+
+
 class Hub:
     """What all watches of one volume object share: the observer and the adoption."""
 
@@ -71,7 +125,7 @@ class Hub:
         # because the garbage collector may close a forgotten watch at any line.
         self._lock = threading.RLock()
         self._changed = threading.Condition(self._lock)
-        self._watches: weakref.WeakSet[Watch] = weakref.WeakSet()
+        self._watches: weakref.WeakSet[Follower] = weakref.WeakSet()
         self._pending: dict[ArtifactKey, _Pending] = {}
         self._thread: threading.Thread | None = None
         self._hints: Hints | None = None
@@ -85,7 +139,7 @@ class Hub:
         hints = self._hints
         return _POLL_WITHOUT_HINTS_S if hints is None or hints.polls else _POLL_S
 
-    def join(self, watch: Watch) -> None:
+    def join(self, watch: Follower) -> None:
         """Begin to wake *watch*; the first one starts the threads."""
         with self._lock:
             self._watches.add(watch)
@@ -110,7 +164,7 @@ class Hub:
         if hints is not None and not is_wanted:
             hints.stop()  # closed meanwhile
 
-    def leave(self, watch: Watch) -> None:
+    def leave(self, watch: Follower) -> None:
         """Stop waking *watch*; the last one ends the threads."""
         with self._lock:
             self._watches.discard(watch)
@@ -248,7 +302,7 @@ class Watch(Iterator[FeedEntry]):
         self._wanted = _selection(paths)
         self._deadline = math.inf if timeout is None else time.monotonic() + timeout
         self._ready: list[FeedEntry] = []
-        self._woken = threading.Event()
+        self._pace = Pace()
         # Keeps two threads that share a watch from delivering an entry twice.
         self._taking = threading.Lock()
         self._closed = False
@@ -263,12 +317,11 @@ class Watch(Iterator[FeedEntry]):
 
     def __next__(self) -> FeedEntry:
         with self._taking:
-            pauses: tuple[float, ...] = ()
+            self._pace.anew()
             while not self._ready:
                 if self._closed:
                     raise StopIteration
-                hinted = self._woken.is_set()
-                self._woken.clear()
+                self._pace.look_begins()
                 self._look()
                 left = self._deadline - time.monotonic()
                 if self._ready:
@@ -276,20 +329,8 @@ class Watch(Iterator[FeedEntry]):
                 if left <= 0:
                     self.close()
                     raise StopIteration
-                # After a hint look soon again, less and less often; in a burst of
-                # hints not more often than the middle pause says.
-                if hinted:
-                    pauses = _PAUSES_S[_IN_BURST:] if pauses else _PAUSES_S
-                pause, pauses = (pauses[0], pauses[1:]) if pauses else (self._hub.poll_s, ())
-                if pauses:
-                    self._pause(min(pause, left))
-                else:
-                    self._woken.wait(min(pause, left))
+                self._pace.rest(self._hub.poll_s, left)
             return self._ready.pop()
-
-    def _pause(self, seconds: float) -> None:
-        # Not ended by hints: a burst of them must not become a burst of looks.
-        time.sleep(seconds)
 
     def _look(self) -> None:
         try:
@@ -310,13 +351,13 @@ class Watch(Iterator[FeedEntry]):
 
     def wake(self) -> None:
         """Look at the feed now; called by any thread."""
-        self._woken.set()
+        self._pace.hint()
 
     def close(self) -> None:
         """End the iteration, also that of a thread that waits in it."""
         if not self._closed:
             self._closed = True
-            self._woken.set()
+            self._pace.hint()
             self._hub.leave(self)
             self._owner = None
 

@@ -21,21 +21,22 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-PACKAGES = ("coherent_volume", "fuse_mount", "cli")
+PACKAGES = ("coherent_audit", "coherent_volume", "fuse_mount", "cli")
 
 # Lowest first. A module imports only from rows above its own line. A name
 # without a package is a module of coherent_volume; a package stands for all
 # modules in it, which may import one another as long as there is no circle.
 ROWS = (
+    ("coherent_audit",),
     ("errors", "model"),
     ("answers",),
-    ("digest", "points", "config", "conflict", "lines"),
+    ("digest", "points", "config", "conflict", "lines", "read_policy"),
     ("merge", "difference"),
     ("globs",),
     ("syscalls", "records"),
     ("identity", "paths"),
     ("files", "locks", "database", "attributes"),
-    ("keeping", "ledger", "events", "meters"),
+    ("facts", "keeping", "ledger", "events", "meters"),
     ("staging", "lease_records"),
     ("sidecar",),
     ("repairs",),
@@ -52,9 +53,10 @@ ROWS = (
     ("report", "drafts"),
     ("commit", "reading", "maintenance", "rebuild"),
     ("merging",),
-    ("operations", "checkup", "overview", "cache", "snapshot", "notes", "watching"),
-    ("views", "addresses", "artifact_io"),
-    ("transaction", "past"),
+    ("operations", "audit", "checkup", "overview", "cache", "snapshot", "notes", "watching"),
+    ("savings",),
+    ("views", "addresses", "artifact_io", "listening"),
+    ("transaction", "past", "trusting"),
     ("blaming", "restoring"),
     ("volume_base",),
     ("volume_history", "volume_feed"),
@@ -89,6 +91,8 @@ LOCAL_IMPORTS = {
     ("coherent_volume.commit", "coherent_volume.report"): "12 ms, needed when it refuses",
     ("coherent_volume.operations", "coherent_volume"): "12 ms, needed when a write is stale",
     ("coherent_volume.volume", "coherent_volume"): "needed only for transactions and questions",
+    ("coherent_volume.volume_base", "coherent_volume.read_policy"): "needed by few",
+    ("coherent_volume.volume_base", "coherent_volume.trusting"): "the same",
     ("coherent_volume.volume_history", "coherent_volume"): "2 ms, needed only to look back",
     ("coherent_volume.volume_feed", "coherent_volume"): "20 ms, needed only to look around",
     ("coherent_volume.watch", "watchdog"): "30 ms to import, needed only by those who watch",

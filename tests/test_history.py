@@ -10,8 +10,8 @@ from collections.abc import Sequence
 
 import pytest
 
+from coherent_audit import ABSENT, Operation, Recorder, check, fingerprint, load
 from tests.harness import evidence
-from tests.harness.history import ABSENT, Operation, Recorder, check, fingerprint, load
 from tests.harness.processes import Workers
 from tests.harness.workload import FOREVER_S, live
 

@@ -21,10 +21,11 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.settings import FRESH_S, Settings
 from benchmarks.token_coherence import __main__ as command
-from benchmarks.token_coherence import measured, plots, results, tables
+from benchmarks.token_coherence import beside, measured, plots, results, tables
 from benchmarks.token_coherence.agent import Job
-from benchmarks.token_coherence.arms import ARMS, unavailable
+from benchmarks.token_coherence.arms import ARMS
 from benchmarks.token_coherence.audit import audit
 from benchmarks.token_coherence.crew import Crew, CrewFailedError
 from benchmarks.token_coherence.document import first, parse
@@ -32,6 +33,7 @@ from benchmarks.token_coherence.edits import apply, edits
 from benchmarks.token_coherence.experiment import Laboratory
 from benchmarks.token_coherence.measured import Amounts, claims_of, three_writers
 from benchmarks.token_coherence.scenarios import SCENARIOS
+from coherent_volume import read_policy
 from tests.harness.command import REPOSITORY
 
 SIZE = 4096
@@ -117,6 +119,20 @@ def test_checker_finds_a_stale_read(story):
     assert story.tell(1, "write", 3).tell(0, "unchanged", 2).judge().stale == 1
 
 
+def test_checker_tells_how_stale_a_read_was(story):
+    outcome = (
+        story.tell(1, "write", 3).tell(1, "write", 4).tell(0, "unchanged", 2).judge("notified")
+    )
+    assert (outcome.stale, outcome.too_stale) == (1, 0)
+    assert outcome.most_stale == 15 / 1e6
+    late = story.tell(0, "unchanged", 2, begin=int(3e9)).judge("notified")
+    assert (late.stale, late.too_stale) == (2, 1)
+
+
+def test_bound_of_the_checker_is_that_of_the_library():
+    assert read_policy.FRESH_S == FRESH_S
+
+
 def test_checker_allows_a_read_that_overlaps_the_write(story):
     assert story.tell(1, "write", 3, end=10_000).tell(0, "unchanged", 2).judge().stale == 0
 
@@ -192,16 +208,12 @@ def test_three_writers_read_stale_content_six_times_of_nine_without_and_never_wi
 
 
 @pytest.mark.parametrize("arm", ["notified", "eager"])
-def test_arms_that_live_by_the_feed_lose_nothing_or_say_what_they_lack(laboratory, arm):
-    why = unavailable(ARMS[arm])
-    if why is not None:
-        assert "feed of changes" in why
-        return
+def test_arms_that_trust_copies_lose_nothing_and_keep_their_bound(laboratory, arm):
     cell = laboratory.cell(SCENARIOS["D"].but(steps=15), arm, runs=2)
     assert cell.faults() == {}
     assert cell.mean(lambda o: o.writes) > 0
-    # A copy is trusted: the library is asked only for what the feed spoke of.
-    assert cell.mean(lambda o: o.unchanged) == 0
+    assert cell.mean(lambda o: o.unchanged) > 0
+    assert (cell.mean(lambda o: o.prefetched) > 0) == (arm == "eager")
 
 
 def test_agent_that_breaks_off_is_told_and_no_process_stays(tmp_path):
@@ -224,18 +236,25 @@ def test_one_command_writes_every_result_without_naming_the_machine(tmp_path, mo
     monkeypatch.setattr(measured, "ARMS_IN_LOCKSTEP", ("broadcast", "strict"))
     monkeypatch.setattr(measured, "ARMS_AT_LARGE", ("strict",))
     monkeypatch.setattr(tables, "RUNS", 2)
-    command.main(["--quick", "--out", str(tmp_path)])
-    written = {path.name for path in tmp_path.iterdir()}
+    least = Settings((1024,), 1, 1, processes=(1,), counter_rounds=1, counter_seconds=0.05)
+    monkeypatch.setattr(beside, "amounts", lambda quick: least)
+    out, elsewhere = tmp_path / "results", tmp_path / "no incumbent"
+    monkeypatch.chdir(tmp_path)
+    command.main(["--quick", "--out", str(out), "--incumbent", str(elsewhere)])
+    assert [path.name for path in tmp_path.iterdir()] == ["results"]
+    written = {path.name for path in out.iterdir()}
     sections = {"scenarios", "free", "volatility", "agents", "steps", "sizes", "zipf"}
-    assert {f"{name}.json" for name in sections | {"model", "three_writers"}} <= written
-    assert ("cost_by_agents.svg" in written) == (plots.missing() is None)
-    for path in tmp_path.glob("*.json"):
+    assert {f"{name}.json" for name in sections | {"model", "three_writers", "beside"}} <= written
+    drawn = {"savings_by_volatility.svg", "cost_by_agents.svg", "latency.svg", "throughput.svg"}
+    assert written & drawn == (drawn if plots.missing() is None else set())
+    for path in out.glob("*.json"):
         made_with = json.loads(path.read_text())["made_with"]
         assert {"cpu", "cpus", "python", "sqlite", "versions", "amounts"} <= made_with.keys()
         assert platform.node() not in path.read_text()
         assert str(tmp_path) not in path.read_text()
     told = capsys.readouterr()
     assert "claims hold" in told.out
+    assert "The incumbent is not installed" in told.out
     assert told.err == ""
 
 

@@ -20,7 +20,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from benchmarks.token_coherence import plots, results, tables
+from benchmarks.token_coherence import beside, plots, plots_beside, results, tables
 from benchmarks.token_coherence.experiment import Laboratory, workplace
 from benchmarks.token_coherence.measured import Amounts, Claim, Section, measure, three_writers
 from benchmarks.token_coherence.published import ROWS
@@ -33,6 +33,13 @@ Show = Callable[[str, int, int], None]
 def _arguments(given: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.token_coherence")
     parser.add_argument("--quick", action="store_true", help="less of everything, under 2 minutes")
+    parser.add_argument(
+        "--incumbent",
+        type=Path,
+        default=Path(os.environ.get("BENCH_INCUMBENT_VENV", ".venv-incumbent")),
+        metavar="VENV",
+        help="the incumbent's virtual environment (or BENCH_INCUMBENT_VENV)",
+    )
     parser.add_argument("--out", type=Path, metavar="DIR", help="where to write the results")
     return parser.parse_args(given)
 
@@ -84,7 +91,29 @@ def _model(amounts: Amounts, show: Show, out: Path, known: dict[str, Any]) -> li
     return cells
 
 
-def _run(amounts: Amounts, out: Path, show: Show) -> list[Claim]:
+def _beside(
+    amounts: Amounts, environment: Path, out: Path, show: Show, known: dict[str, Any]
+) -> beside.Beside:
+    """Measure the library beside plain files and the incumbent; print it and write it."""
+    settings = beside.amounts(quick=amounts.runs < Amounts().runs)
+    done = 0
+
+    def one_more(what: str) -> None:
+        nonlocal done
+        done += 1
+        show(what, done, beside.steps(settings))
+
+    here = Path.cwd()
+    found = beside.measure(here, environment, settings, one_more)
+    claimed = [asdict(claim) for claim in found.claims]
+    facts = known | {"filesystem": results.about(here)["filesystem"]}
+    results.write(out, "beside", facts, found.as_dict() | {"claims": claimed})
+    print("## Beside plain files and the incumbent\n")
+    print(found.render())
+    return found
+
+
+def _run(amounts: Amounts, environment: Path, out: Path, show: Show) -> list[Claim]:
     """Do everything, print it, write it; return what was claimed."""
     claims: list[Claim] = []
     sections: dict[str, Section] = {}
@@ -109,8 +138,13 @@ def _run(amounts: Amounts, out: Path, show: Show) -> list[Claim]:
     print("## Replies of the library, strict arm\n")
     strict = [cell for cell in sections["scenarios"].cells if cell.arm == "strict"]
     print(latencies(strict))
+    compared = _beside(amounts, environment, out, show, known)
+    claims += compared.claims
     why = plots.missing()
-    drawn = plots.draw_all(out, cells, sections, amounts.population) if why is None else []
+    drawn = []
+    if why is None:
+        drawn = plots.draw_all(out, cells, sections, amounts.population)
+        drawn += plots_beside.draw_all(out, compared)
     print(why or f"Plots: {', '.join(drawn)}")
     return claims
 
@@ -126,7 +160,7 @@ def main(given: Sequence[str] | None = None) -> int:
     begin = time.monotonic()
     try:
         with _progress() as show:
-            claims = _run(amounts, out, show)
+            claims = _run(amounts, arguments.incumbent, out, show)
     except KeyboardInterrupt:
         print("interrupted; what was finished is in the results", file=sys.stderr)
         return 130

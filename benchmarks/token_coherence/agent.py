@@ -1,8 +1,9 @@
 """One agent: it replays its part of a trace on a real volume and writes down what it got.
 
-The library is used through ``observe`` and ``write`` only. Each answer becomes a
-line of the agent's own log: when the call began and ended, which generation was
-seen or made, how many bytes were handed over. Nothing is judged here.
+The library is used through ``observe`` and ``write`` only, under the read policy of
+the arm. Each answer becomes a line of the agent's own log: when the call began and
+ended, which generation was seen or made, how many bytes were handed over. Nothing is
+judged here.
 """
 
 from __future__ import annotations
@@ -15,17 +16,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.ours import ConflictError, UnavailableError, open_volume
+from benchmarks.ours import ConflictError, UnavailableError, await_listening, counted, open_volume
 from benchmarks.token_coherence.arms import ARMS, Arm
 from benchmarks.token_coherence.document import Document, parse
 from benchmarks.token_coherence.edits import apply, edits
-from benchmarks.token_coherence.notices import Notices
 from benchmarks.token_coherence.scenarios import BYTES_PER_TOKEN
 from benchmarks.token_coherence.trace import Action, Trace, load
 
-__all__ = ["Job", "name_of", "replay"]
+__all__ = ["READY", "Job", "name_of", "replay"]
 
 TRIES = 8
+READY = "files/ready"
+"""A file that is in no trace: whoever listens reads it before the run begins."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +68,6 @@ class Agent:
         self._arm: Arm = ARMS[job.arm]
         self._trace = trace
         self._held: dict[int, Held] = {}
-        self._notices = Notices(volume) if self._arm.reads == "notices" else None
         self.log: list[dict[str, Any]] = []
 
     # ── reading ──────────────────────────────────────────────────────────────
@@ -78,10 +79,7 @@ class Agent:
             return self._observe(file, None, purpose)
         if self._arm.reads == "validate":
             return self._observe(file, held, purpose)
-        begin = time.monotonic_ns()
-        if self._notices is not None and self._notices.speak_of(name_of(file), held.generation):
-            return self._observe(file, held, purpose)
-        self._note(begin, "copy", file, held.generation, purpose=purpose)
+        self._note(time.monotonic_ns(), "copy", file, held.generation, purpose=purpose)
         return held
 
     def _observe(self, file: int, held: Held | None, purpose: str) -> Held:
@@ -118,23 +116,27 @@ class Agent:
         return self._held[file]
 
     def refresh(self) -> None:
-        """Read every file anew, whether it changed or not."""
+        """Read every file; the policy hands it over, whether it changed or not."""
         for file in range(len(self._trace.sizes)):
-            self._observe(file, None, "refresh")
+            self._observe(file, self._held.get(file), "refresh")
 
-    def take_notice(self) -> None:
-        """Ask the feed what changed, in the arm that lives by it."""
-        if self._notices is not None:
-            begin = time.monotonic_ns()
-            self._note(begin, "notice", -1, 0, purpose="notice", wire=self._notices.poll())
-            if self._arm.eager:
-                self._follow(self._notices)
-
-    def _follow(self, notices: Notices) -> None:
-        """Read what the agent holds and the feed knows to be behind."""
-        for file, held in list(self._held.items()):
-            if notices.speak_of(name_of(file), held.generation):
-                self._observe(file, held, "push")
+    def told(self) -> None:
+        """Note what reached the agent besides replies: signals, and content nobody asked for."""
+        found = counted(self._volume)
+        signals = int(found.get("signals", 0))
+        brought = int(found.get("prefetched_bytes", 0))
+        unasked = brought - int(found.get("prefetch_hit_bytes", 0))
+        line = json.dumps({"path": name_of(0), "generation": 10, "by": "process-10000-1000000"})
+        self._note(
+            time.monotonic_ns(),
+            "told",
+            -1,
+            0,
+            purpose="told",
+            delivered=unasked,
+            wire=unasked + signals * (len(line) + 1),
+            prefetched=int(found.get("prefetches", 0)),
+        )
 
     # ── writing ──────────────────────────────────────────────────────────────
 
@@ -206,7 +208,9 @@ def replay(job: Job, barrier: Callable[[], object]) -> None:
     rng = random.Random(f"{trace.seed} {job.agent}")
     arm = ARMS[job.arm]
     meet = barrier if job.lockstep else lambda: time.sleep(rng.expovariate(1 / job.think_s))
-    with open_volume(Path(job.volume)) as volume:
+    with open_volume(Path(job.volume), reads=arm.policy) as volume:
+        if arm.listens:
+            await_listening(volume, READY)
         agent = Agent(volume, job, trace)
         barrier()
         for step, action in enumerate(trace.of_agent(job.agent)):
@@ -218,7 +222,8 @@ def replay(job: Job, barrier: Callable[[], object]) -> None:
             meet()
             if arm.refresh == "after each step":
                 agent.refresh()
-            agent.take_notice()
         barrier()
+        if arm.listens:
+            agent.told()
     with open(job.log, "w", encoding="utf-8") as file:
         file.writelines(json.dumps(record) + "\n" for record in agent.log)

@@ -5,41 +5,46 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from benchmarks.ours import CoherentVolume
-
-__all__ = ["ARMS", "Arm", "unavailable"]
+__all__ = ["ARMS", "Arm"]
 
 
 @dataclass(frozen=True)
 class Arm:
     """One way of working.
 
-    *reads*: "always" hands over the content each time; "validate" passes what is
-    known and gets "unchanged" or content; "own" is served from the agent's own
-    copy; "notices" from the copy until the feed speaks of the file.
+    *reads*: "always" asks for the content each time; "validate" passes what is known
+    and gets "unchanged" or content; "own" is served from the agent's own copy.
+    *policy*: the library's read policy under which its replies are made.
     *refresh*: when every agent reads every file anew besides.
-    *eager*: what the feed speaks of is read at once, before it is asked for.
     *overwrites*: writes name no base and replace whatever is there.
     """
 
     name: str
-    reads: Literal["always", "validate", "own", "notices"]
+    reads: Literal["always", "validate", "own"]
+    policy: Literal["strict", "notified", "eager", "broadcast"] = "strict"
     refresh: Literal["never", "after each step", "before each round"] = "never"
     overwrites: bool = False
     delta: bool = False
-    eager: bool = False
+
+    @property
+    def listens(self) -> bool:
+        """Whether the library answers from copies until the feed speaks of them."""
+        return self.policy in {"notified", "eager"}
 
     @property
     def faults(self) -> tuple[str, ...]:
         """What must not come out of it: see ``audit`` for the words.
 
-        Whoever names a base loses nothing, however old the copy was; only who asks
-        at each read never acts on a stale one; and only these caches are modelled.
+        Whoever names a base loses nothing, however old the copy was; only who looks
+        at each read never acts on a stale one, and who listens on none that is older
+        than the policy's bound; and only these caches are modelled.
         """
         found = ["torn", "failed", "gaps"]
         if not self.overwrites:
             found += ["lost", "mislabelled"]
-        if self.reads in {"always", "validate"}:
+        if self.listens:
+            found += ["too_stale"]
+        elif self.reads != "own":
             found += ["stale"]
         if self.reads != "own":
             found += ["beyond_bound", "unpredicted"]
@@ -49,20 +54,13 @@ class Arm:
 ARMS = {
     arm.name: arm
     for arm in (
-        Arm("broadcast", "own", refresh="after each step"),
+        Arm("broadcast", "own", policy="broadcast", refresh="after each step"),
         Arm("demand", "always"),
         Arm("strict", "validate"),
         Arm("delta", "validate", delta=True),
-        Arm("notified", "notices"),
-        Arm("eager", "notices", eager=True),
+        Arm("notified", "validate", policy="notified"),
+        Arm("eager", "validate", policy="eager"),
         Arm("blind", "own", overwrites=True),
-        Arm("snapshot", "own", refresh="before each round", overwrites=True),
+        Arm("snapshot", "own", policy="broadcast", refresh="before each round", overwrites=True),
     )
 }
-
-
-def unavailable(arm: Arm) -> str | None:
-    """Say why *arm* cannot run with the library that is installed; None: it can."""
-    if arm.reads == "notices" and not hasattr(CoherentVolume, "changes"):
-        return "this library has no feed of changes (CoherentVolume.changes)"
-    return None

@@ -7,6 +7,8 @@ It uses nothing of the library. What it counts:
 * *lost*: acknowledged writes that are missing from the final file's ledger.
 * *torn*: contents whose checksum fails; *mislabelled*: contents that say another
   generation of themselves than the library did.
+* *too_stale*: stale reads of a generation whose successor had stood for longer than
+  the policy lets a copy be trusted; *most_stale*: how long that was at most.
 * *gaps*: generations of a file that were made twice or never.
 * *signals*: copies that were made stale by a commit, as the published model
   charges them, and *predicted*: the misses that this model with no latency
@@ -24,6 +26,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from benchmarks.settings import FRESH_S
 from benchmarks.token_coherence.arms import Arm
 from benchmarks.token_coherence.document import parse
 from benchmarks.token_coherence.model import SIGNAL_TOKENS, SYNCHRONOUS, Model
@@ -52,6 +55,10 @@ class Outcome:
     upload_bytes: int = 0
     signals: int = 0
     stale: int = 0
+    too_stale: int = 0
+    most_stale: float = 0.0
+    """In milliseconds."""
+    prefetched: int = 0
     lost: int = 0
     torn: int = 0
     mislabelled: int = 0
@@ -98,10 +105,10 @@ def audit(
     for record in records:
         by_file[record["file"]].append(record)
     replayed = Model(agents, tuple(sizes), SYNCHRONOUS)
-    caches = arm.reads in {"validate", "notices"}
+    caches = arm.reads == "validate"
     for file, path in enumerate(files):
         of_file = by_file[file]
-        outcome.stale += _stale(of_file)
+        _stale(outcome, of_file)
         made = [record["generation"] for record in of_file if record["kind"] == "write"]
         outcome.gaps += len(set(range(2, len(made) + 2)) ^ set(made)) + len(made) - len(set(made))
         outcome.lost += _lost(of_file, path)
@@ -114,7 +121,7 @@ def audit(
             outcome.beyond_bound += max(0, len(contents) - allowed)
     if caches:
         # Who is brought the content needs no signal besides.
-        outcome.signals = 0 if arm.eager else replayed.tally.signals
+        outcome.signals = 0 if arm.policy == "eager" else replayed.tally.signals
         outcome.predicted = replayed.tally.misses
     elif arm.reads == "always":
         outcome.predicted = outcome.content + outcome.unchanged
@@ -141,22 +148,30 @@ def _count(outcome: Outcome, records: list[Record]) -> None:
         outcome.delivered_bytes += record.get("delivered", 0)
         outcome.wire_bytes += record.get("wire", 0)
         outcome.upload_bytes += record.get("upload", 0)
+        outcome.prefetched += record.get("prefetched", 0)
         if purpose == "retry":
             outcome.refused_tokens += record.get("delivered", 0) // BYTES_PER_TOKEN
     outcome.latencies = dict(times)
 
 
-def _stale(records: list[Record]) -> int:
+def _stale(outcome: Outcome, records: list[Record]) -> None:
     """Count reads older than a generation whose write had ended before they began."""
-    ended = sorted((r["end"], r["generation"]) for r in records if r["kind"] == "write")
-    stale = newest = position = 0
+    ended = {r["generation"]: r["end"] for r in records if r["kind"] == "write"}
+    in_order = sorted((end, generation) for generation, end in ended.items())
+    newest = position = 0
     reads = [r for r in records if r["kind"] in READS and r["purpose"] != "refresh"]
     for record in sorted(reads, key=lambda r: r["begin"]):
-        while position < len(ended) and ended[position][0] < record["begin"]:
-            newest = max(newest, ended[position][1])
+        while position < len(in_order) and in_order[position][0] < record["begin"]:
+            newest = max(newest, in_order[position][1])
             position += 1
-        stale += record["generation"] < newest
-    return stale
+        if record["generation"] >= newest:
+            continue
+        outcome.stale += 1
+        # The next one may be somebody's whose write has not returned yet.
+        later = [ended[g] for g in range(record["generation"] + 1, newest + 1) if g in ended]
+        behind = (record["begin"] - min(later)) / 1e6
+        outcome.most_stale = max(outcome.most_stale, behind)
+        outcome.too_stale += behind > 1000 * FRESH_S
 
 
 def _lost(records: list[Record], path: Path) -> int:

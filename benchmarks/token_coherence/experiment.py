@@ -14,7 +14,7 @@ from statistics import fmean, pstdev
 from typing import Any
 
 from benchmarks.ours import make_volume
-from benchmarks.token_coherence.agent import Job, name_of
+from benchmarks.token_coherence.agent import READY, Job, name_of
 from benchmarks.token_coherence.arms import ARMS
 from benchmarks.token_coherence.audit import Outcome, audit, read_logs
 from benchmarks.token_coherence.crew import Crew
@@ -35,6 +35,8 @@ COUNTED = (
     "busy",
     "signals",
     "stale",
+    "most_stale",
+    "prefetched",
     "lost",
     "torn",
     "upload_bytes",
@@ -74,7 +76,7 @@ class Cell:
     def modelled(self) -> float:
         """Return what the model of such copies makes of the same traces, in tokens."""
         arm = ARMS[self.arm]
-        rules = EAGER if arm.eager else NOTIFIED if arm.reads == "notices" else SYNCHRONOUS
+        rules = {"eager": EAGER, "notified": NOTIFIED}.get(arm.policy, SYNCHRONOUS)
         return fmean(run(trace, rules).tokens for trace in self.traces)
 
     def faults(self) -> dict[str, int]:
@@ -176,6 +178,7 @@ def _lay_out(volume: Path, sizes: Sequence[int], seed: int) -> list[Path]:
     with make_volume(volume, "process") as made:
         for file, size in enumerate(sizes):
             made.create(name_of(file), first(size * BYTES_PER_TOKEN, rng))
+        made.create(READY, "")
     return [volume / name_of(file) for file in range(len(sizes))]
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from benchmarks.token_coherence.arms import ARMS, unavailable
+from benchmarks.token_coherence.arms import ARMS
 from benchmarks.token_coherence.experiment import Cell, Laboratory, broadcast_due
 from benchmarks.token_coherence.model import SYNCHRONOUS
 from benchmarks.token_coherence.scenarios import CANONICAL, SCENARIOS, VOLATILITIES, Scenario
@@ -69,7 +69,6 @@ class Section:
     title: str
     cells: list[Cell] = field(default_factory=list)
     claims: list[Claim] = field(default_factory=list)
-    skipped: dict[str, str] = field(default_factory=dict)
 
     def find(self, scenario: str, arm: str, mode: str = "lockstep") -> Cell | None:
         """Return a cell by name; None when it was not run."""
@@ -127,11 +126,7 @@ def measure(
         section = Section(name, title)
         for scenario, arm, mode in cells:
             progress(f"{scenario.name}, {arm}, {mode}", done, total)
-            why = unavailable(ARMS[arm])
-            if why is None:
-                section.cells.append(laboratory.cell(scenario, arm, runs, mode))
-            else:
-                section.skipped[arm] = why
+            section.cells.append(laboratory.cell(scenario, arm, runs, mode))
             done += runs
         section.claims = claims_of(section.cells, amounts.population)
         yield section

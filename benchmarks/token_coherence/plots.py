@@ -1,4 +1,4 @@
-"""Plots of the results, as SVG; the only module that needs matplotlib."""
+"""Plots of the results, as SVG; with ``plots_beside`` all that needs matplotlib."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from benchmarks.token_coherence.report import savings
 from benchmarks.token_coherence.scenarios import CANONICAL, SCENARIOS
 from benchmarks.token_coherence.tables import Line, population
 
-__all__ = ["draw_all", "missing"]
+__all__ = ["INK", "OURS", "THEIRS", "draw_all", "keep", "missing", "new_axes"]
 
 INK, OURS, THEIRS = "#1f2933", "#0b6e4f", "#c05621"
 
@@ -41,7 +41,8 @@ def draw_all(
     return ["savings_by_volatility.svg", "cost_by_agents.svg"]
 
 
-def _axes(title: str, x: str, y: str) -> tuple[Any, Any]:
+def new_axes(title: str, x: str, y: str) -> tuple[Any, Any]:
+    """Return a figure with one plot, in the style of all."""
     from matplotlib import pyplot as plt
 
     figure, axes = plt.subplots(figsize=(7, 4.2), layout="constrained")
@@ -53,7 +54,8 @@ def _axes(title: str, x: str, y: str) -> tuple[Any, Any]:
     return figure, axes
 
 
-def _keep(figure: Any, path: Path) -> None:
+def keep(figure: Any, path: Path) -> None:
+    """Write *figure* to *path*, the same bytes for the same figures."""
     from matplotlib import pyplot as plt
 
     figure.savefig(path, metadata={"Date": None, "Creator": None})
@@ -65,7 +67,7 @@ def _keep(figure: Any, path: Path) -> None:
 
 
 def _savings(path: Path, cells: Sequence[Line], section: Section, seeds: int) -> None:
-    figure, axes = _axes(
+    figure, axes = new_axes(
         "Tokens saved against broadcast", "share of actions that write", "saved, per cent"
     )
     table = [line for line in cells if line.table == "8.3"]
@@ -86,11 +88,11 @@ def _savings(path: Path, cells: Sequence[Line], section: Section, seeds: int) ->
     axes.annotate("plain reading on demand", (1.0, demand + 0.5), ha="right", color=INK)
     axes.set_ylim(70, 100)
     axes.legend(frameon=False)
-    _keep(figure, path)
+    keep(figure, path)
 
 
 def _costs(path: Path, cells: Sequence[Line], section: Section, seeds: int) -> None:
-    figure, axes = _axes("Cost by the number of agents", "agents", "thousand tokens")
+    figure, axes = new_axes("Cost by the number of agents", "agents", "thousand tokens")
     table = [line for line in cells if line.table == "3"]
     for column, style, name in (("broadcast", "s--", "broadcast"), ("cost", "s-", "lazy")):
         of_column = [line for line in table if line.column == column]
@@ -112,4 +114,4 @@ def _costs(path: Path, cells: Sequence[Line], section: Section, seeds: int) -> N
     axes.set_xticks(counts)
     axes.get_xaxis().set_major_formatter("{x:.0f}")
     axes.legend(frameon=False)
-    _keep(figure, path)
+    keep(figure, path)

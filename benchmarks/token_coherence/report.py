@@ -40,8 +40,7 @@ def section_table(section: Section) -> str:
     rows = [_row(section, cell) for cell in section.cells]
     # A column that says nothing here (the paper has no such sweep) is left out.
     kept = [name for name in rows[0] if any(row[name] for row in rows)] if rows else []
-    told = "".join(f"{arm} was skipped: {why}.\n" for arm, why in section.skipped.items())
-    return markdown(kept, [[row[name] for name in kept] for row in rows]) + told
+    return markdown(kept, [[row[name] for name in kept] for row in rows])
 
 
 def _row(section: Section, cell: Cell) -> dict[str, str]:
@@ -63,11 +62,17 @@ def _row(section: Section, cell: Cell) -> dict[str, str]:
         "signals": f"{cell.mean(lambda o: o.signals):.1f}",
         "refused": f"{cell.mean(lambda o: o.refused):.1f}",
         "stale": f"{cell.mean(lambda o: o.stale):.1f}",
+        "stale by": f"{most:.0f} ms" if (most := _most_stale(cell)) else "",
         "lost": f"{cell.mean(lambda o: o.lost):.1f}",
         "paper": "" if paper is None else f"{paper:.1f}",
         "difference": "" if paper is None else f"{cost - paper:+.1f}",
         "paper saves": "" if paper_saves is None else f"{paper_saves:.1f} %",
     }
+
+
+def _most_stale(cell: Cell) -> float:
+    """Return how far behind a stale read was at most, in milliseconds."""
+    return max(outcome.most_stale for outcome in cell.outcomes)
 
 
 def latencies(cells: Sequence[Cell]) -> str:

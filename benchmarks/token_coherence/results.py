@@ -42,7 +42,6 @@ def as_document(section: Section) -> dict[str, Any]:
         "title": section.title,
         "cells": [cell.as_dict() | _saved(section, cell) for cell in section.cells],
         "claims": [asdict(claim) for claim in section.claims],
-        "skipped": section.skipped,
     }
 
 
