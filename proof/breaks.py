@@ -1,7 +1,6 @@
-"""The deliberate breaks of the code, and the check that must notice each.
+"""The deliberate breaks of the code, and the check that must notice each; a list only.
 
-A list only: ``proof.mutants`` makes the breaks. Each is a line or two that a tired
-person might write. Every guarantee of docs/PROTOCOL.md has some.
+Each is a line or two that a tired person might write; every guarantee has some.
 """
 
 from __future__ import annotations
