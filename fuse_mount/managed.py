@@ -37,6 +37,8 @@ __all__ = ["GENERATION_ATTR_S", "Hold", "Managed", "State"]
 
 _log = logging.getLogger("coherent_volume")
 _TICK_S = 0.05
+_REMOVER_S = 0.8
+"""How much longer a deletion is held while whoever made it still runs."""
 GENERATION_ATTR_S = 1.0
 """A node belongs to one generation, and each look-up brings its attributes anew."""
 
@@ -47,6 +49,18 @@ class Hold:
 
     claim: Claim
     due: float
+    remover: int
+    """The thread that removed it; 0: nobody knows."""
+
+    def is_due(self, until: float) -> bool:
+        """Whether it is to be committed: a remover that lives may be about to write.
+
+        On a busy machine git takes longer between its two steps than the hold.
+        """
+        if until < self.due:
+            return False
+        waits = self.remover and until < self.due + _REMOVER_S
+        return not (waits and os.path.exists(f"/proc/{self.remover}"))
 
 
 @dataclass(slots=True, eq=False)
@@ -88,11 +102,14 @@ class Managed(OpenFiles):
 
     # ── names ────────────────────────────────────────────────────────────────
 
-    def key_at(self, parent: Node, name: bytes) -> ArtifactKey | None:
-        """The artifact that *name* in *parent* may be; None when it is not managed."""
+    def key_at(self, parent: Node, name: bytes, *, lately: bool = False) -> ArtifactKey | None:
+        """The artifact that *name* in *parent* may be; None when it is not managed.
+
+        *lately*: the directory's path may be that of a moment ago.
+        """
         if parent.extra is not None:
             return None
-        above = self.nodes.where(parent)
+        above = self.nodes.where_lately(parent) if lately else self.nodes.where(parent)
         if above is None:
             return None
         path = above + b"/" + name if above else name
@@ -100,26 +117,38 @@ class Managed(OpenFiles):
 
     def key_of(self, node: Node) -> ArtifactKey | None:
         """The artifact whose current generation *node* is; ESTALE for an old one."""
-        key = self.named(node)
-        if key is None or isinstance(node.extra, WorkingCopy):
-            return key
-        found = self.on_disk(key)
-        if found is None or (found.st_dev, found.st_ino) != node.identity:
-            # Displaced by a later generation: whoever came by its name asks again.
-            raise no_such(errno.ESTALE)
-        return key
+        if isinstance(node.extra, WorkingCopy):
+            return node.extra.key
+        found = self.found_at(node)
+        return None if found is None else found[0]
 
-    def named(self, node: Node) -> ArtifactKey | None:
+    def named(self, node: Node, *, lately: bool = False) -> ArtifactKey | None:
         """The artifact whose name *node* was last found by, be it current or not."""
         if node.kind != stat.S_IFREG:
             return None
         if isinstance(node.extra, WorkingCopy):
             return node.extra.key
-        if node.extra is not None:
-            return None
         # By its last name, and not by the path of its descriptor: a file with two
         # names may have lost the one that the descriptor was opened by.
-        return None if node.parent is None else self.key_at(node.parent, node.name)
+        if node.extra is not None or node.parent is None:
+            return None
+        return self.key_at(node.parent, node.name, lately=lately)
+
+    def found_at(
+        self, node: Node, *, lately: bool = False
+    ) -> tuple[ArtifactKey, os.stat_result] | None:
+        """The artifact whose current generation *node* is, and its file; as ``key_of``."""
+        key = self.named(node, lately=lately)
+        if key is None or node.extra is not None:
+            return None
+        found = self.on_disk(key)
+        if found is not None and (found.st_dev, found.st_ino) == node.identity:
+            return key, found
+        if lately:
+            # Not the file, or not the path any more; with the file there, the path is proved.
+            return self.found_at(node)
+        # Displaced by a later generation: whoever came by its name asks again.
+        raise no_such(errno.ESTALE)
 
     def state(self, key: ArtifactKey) -> State:
         """The state of *key*."""
@@ -312,7 +341,7 @@ class Managed(OpenFiles):
             for state in list(self._states.values())
             if state.key.startswith(below)
             and (
-                (state.deleted is not None and not state.replaces and state.deleted.due <= until)
+                (state.deleted is not None and not state.replaces and state.deleted.is_due(until))
                 or 0 < state.empty_due <= until
             )
         ]
@@ -331,9 +360,9 @@ class Managed(OpenFiles):
             for key in deletions:
                 self.state(key).deleted = None
 
-    def hold_deletion(self, state: State, claim: Claim) -> None:
+    def hold_deletion(self, state: State, claim: Claim, remover: int) -> None:
         """The session has deleted the artifact; peers learn of it a little later."""
-        state.deleted = Hold(claim, time.monotonic() + self.fence.options.hold_s)
+        state.deleted = Hold(claim, time.monotonic() + self.fence.options.hold_s, remover)
         state.replaces = False
 
     def close(self) -> None:

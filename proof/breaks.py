@@ -1,8 +1,4 @@
-"""The deliberate breaks of the code, and the check that must notice each.
-
-A list only: ``proof.mutants`` makes the breaks. Each is a line or two that a tired
-person might write. Every guarantee of docs/PROTOCOL.md has some.
-"""
+"""The deliberate breaks of the code, and the check that must notice each: a list only."""
 
 from __future__ import annotations
 
@@ -358,5 +354,45 @@ MUTANTS = (
         "judge(self.parts, Intent(key, operation, content, claim.expectation, claim.base), head)",
         "del content",
         "test_mount_saves.py",
+    ),
+    Mutant(
+        "a signal is forgotten when no copy is there",
+        "I9",
+        "trusting",
+        "if copy.generation < self._heard.get(copy.entry.key, 0):",
+        "if copy.generation < 0:",
+        "test_read_policies.py::test_signal_that_comes_before_the_copy_is_kept_is_not_lost",
+    ),
+    Mutant(
+        "a dead listener is trusted",
+        "I9",
+        "trusting",
+        "listener is None or now >= listener.heard_until + trust.seconds",
+        "listener is None",
+        "test_read_policies.py::test_dead_listener_makes_every_read_look",
+    ),
+    Mutant(
+        "a copy is trusted without end",
+        "I9",
+        "trusting",
+        "now >= copy.until or copy.era != self._era",
+        "copy.era != self._era",
+        "test_read_policies.py::test_lease_of_a_copy_ends_with_its_time",
+    ),
+    Mutant(
+        "own writes that renew no view go unseen",
+        "I9",
+        "commit",
+        "            parts.copies.hear(new.key, new.generation)",
+        "            _ = new",
+        "test_read_policies.py::test_own_writes_are_seen_at_once_also_where_they_renew_no_view",
+    ),
+    Mutant(
+        "what the feed brings moves the view",
+        "I1",
+        "trusting",
+        "        self._store(key, reading, data, reading.seen, era, until, fetched=reading)",
+        "        record(self._parts, key, reading)",
+        "test_read_policies.py::test_what_the_feed_brings_is_seen_only_when_it_is_read",
     ),
 )
