@@ -42,7 +42,10 @@ def mount(
     mountpoint: MountpointArgument,
     errno: ErrnoOption = "EACCES",
     transport: Annotated[
-        str, typer.Option("--transport", metavar="kernel", help="How to speak to the kernel.")
+        str,
+        typer.Option(
+            "--transport", metavar="kernel|fusepy|auto", help="How to speak to the kernel."
+        ),
     ] = "kernel",
     foreground: Annotated[
         bool, typer.Option("--foreground", help="Stay until it is unmounted or interrupted.")

@@ -50,6 +50,29 @@ def check(
     return Call("check", {"repair": repair}, Common(json, root, session))
 
 
+@verb(VOLUME, "coherent verify", "coherent verify . run.log --explain")
+def verify(
+    targets: Annotated[
+        list[str] | None, typer.Argument(metavar="[VOLUME] [LOG...]", hidden=True)
+    ] = None,
+    explain: Annotated[
+        bool,
+        typer.Option("--explain", help="Show the shortest history in which each violation shows."),
+    ] = False,
+    json: JsonOption = False,
+    root: RootOption = None,
+    session: SessionOption = None,
+) -> Call:
+    """Hold the volume's log, or a recorded run, against the guarantees.
+
+    One line for each violation, and exit code 65 if there is one. Changes
+    nothing. A LOG is a run as docs/VERIFY.md describes it; given a volume too,
+    every commit that the run was told of must be there.
+    """
+    arguments = {"targets": targets or [], "explain": explain}
+    return Call("verify", arguments, Common(json, root, session))
+
+
 @verb(VOLUME, "coherent demo")
 def demo(json: JsonOption = False, root: RootOption = None, session: SessionOption = None) -> Call:
     """Lose an update without the library, and keep it with the library.

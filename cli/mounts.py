@@ -37,16 +37,26 @@ def mount(
 ) -> Reply:
     """Mount at a second path."""
     number = _number(errno)
-    if transport != "kernel":
+    if transport not in mounting.TRANSPORTS:
         raise CommandLineError(
-            f"--transport must be kernel, not {transport!r}", "Try: coherent mount --help"
+            f"--transport must be kernel, fusepy or auto, not {transport!r}",
+            "Try: coherent mount --help",
         )
     root = volume_root(common)
     name = _named(common, root)
     where = os.path.join(current_directory(), mountpoint)
-    shown = mounting.mount(root, where, name, refused_errno=number, observe=observe)
-    fields = {"mountpoint": shown.mountpoint, "session": name, "kept": shown.kept}
+    shown = mounting.mount(
+        root, where, name, refused_errno=number, observe=observe, transport=transport
+    )
+    fields = {
+        "mountpoint": shown.mountpoint,
+        "session": name,
+        "kept": shown.kept,
+        "transport": shown.transport,
+    }
     lines = [f"{printable(shown.mountpoint)} shows the volume for {printable(name)}"]
+    if shown.transport != transport:
+        lines += [f"over {shown.transport}"]
     lines += [f"kept from a mount that was killed: {printable(each)}" for each in shown.kept]
     if foreground:
         print("\n".join(lines), flush=True)

@@ -45,6 +45,7 @@ MODULES = {
     "metrics": "metrics",
     "savings": "savings",
     "check": "views",
+    "verify": "verifying",
     "run": "mounts",
     "mount": "mounts",
     "unmount": "mounts",

@@ -58,6 +58,8 @@ from coherent_volume.volume import CoherentVolume
 
 if TYPE_CHECKING:
     from coherent_volume.answers import (
+        AuditFinding,
+        AuditReport,
         BlamedLine,
         Changes,
         CheckFinding,
@@ -85,6 +87,8 @@ __version__ = "0.1.0"
 __all__ = [
     "AccessCount",
     "AlreadyExistsError",
+    "AuditFinding",
+    "AuditReport",
     "BlamedLine",
     "BusyError",
     "Changes",
@@ -160,6 +164,8 @@ _LATER = {
     "rebuild_sidecar": "rebuild",
     **dict.fromkeys(
         (
+            "AuditFinding",
+            "AuditReport",
             "BlamedLine",
             "Changes",
             "CheckFinding",

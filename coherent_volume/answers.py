@@ -13,6 +13,8 @@ from typing import Literal
 from coherent_volume.model import Commit, Durability, SessionInfo
 
 __all__ = [
+    "AuditFinding",
+    "AuditReport",
     "BlamedLine",
     "Changes",
     "CheckFinding",
@@ -244,3 +246,27 @@ class CheckReport:
     def ok(self) -> bool:
         """Whether no damage is left."""
         return all(f.repaired or f.severity != "damage" for f in self.findings)
+
+
+@dataclass(frozen=True, slots=True)
+class AuditFinding:
+    """One thing in a volume that breaks an invariant; ``path`` is empty for the whole volume."""
+
+    invariant: str
+    path: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class AuditReport:
+    """The outcome of an audit; ``ok`` when nothing breaks an invariant."""
+
+    root: str
+    artifacts: int
+    generations: int
+    findings: tuple[AuditFinding, ...]
+
+    @property
+    def ok(self) -> bool:
+        """Whether nothing was found."""
+        return not self.findings

@@ -48,6 +48,8 @@ from coherent_volume.remake import content_of
 
 __all__ = ["commit"]
 
+_UNTOLD = (CoherenceError, OSError)
+
 
 def commit(
     parts: VolumeParts,
@@ -216,7 +218,10 @@ def _publish_and_install(
         if _renews(intent, views[intent.key]):
             seen = SeenRow(outcome.generation, digests[intent.key], head.epoch)
             if not outcome.changed:
-                remember(parts, head.key, seen, head.look.data, head.look.stat.st_size)
+                # The other members' commit stands: it must not be told as failed
+                # because a view of this one could not be renewed as well.
+                with contextlib.suppress(*(_UNTOLD if commits else ())):
+                    remember(parts, head.key, seen, head.look.data, head.look.stat.st_size)
             session.seen_here[intent.key] = seen
         done.append(outcome)
     return done, raced

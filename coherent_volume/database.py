@@ -22,7 +22,7 @@ import errno
 import os
 import sqlite3
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from coherent_volume.errors import (
@@ -37,11 +37,14 @@ from coherent_volume.errors import (
 )
 from coherent_volume.model import Durability
 
-__all__ = ["Connection", "Database", "Row"]
+__all__ = ["Connection", "Database", "Reader", "Row"]
 
 Connection = sqlite3.Connection
 
 Row = tuple[Any, ...]
+
+Reader = Callable[[str, Sequence[object]], list[Row]]
+"""Rows of a statement with its values."""
 
 _APPLICATION_ID = 0x636F7665  # "cove": tells the file apart from other databases
 # Damaged text in a row or in the schema surfaces as the second kind.
@@ -184,6 +187,22 @@ class Database:
             connection = self._reader or self._reopen()
             return connection.execute(sql, values).fetchall()
 
+    @contextlib.contextmanager
+    def snapshot(self) -> Iterator[Reader]:
+        """Rows of several statements as they were at one moment; outside the gate.
+
+        It holds for every read of this thread in the block, which also costs half
+        as much that way. Other threads of this volume object wait with theirs, and
+        no checkpoint can start the log again, until the block ends.
+        """
+        with _typed("read the sidecar"), self._read_lock:
+            connection = self._reader or self._reopen()
+            connection.execute("BEGIN")
+            try:
+                yield lambda sql, values: connection.execute(sql, values).fetchall()
+            finally:
+                self._roll_back(connection)
+
     def read_one(self, sql: str, values: Sequence[object]) -> Row | None:
         """The only row of *sql*, or None; outside the gate."""
         # Written out, without the context manager of `read`: it is on the path
@@ -194,22 +213,6 @@ class Database:
             except _FAILURES as error:
                 raise typed_error(error, "read the sidecar") from error
         return rows[0] if rows else None
-
-    @contextlib.contextmanager
-    def snapshot(self) -> Iterator[None]:
-        """Let the reads of this thread in the block see one moment; outside the gate.
-
-        Keep it short: other threads wait with their reads, and the log cannot be
-        written from its start again meanwhile. Many reads in one cost half as much.
-        """
-        with self._read_lock:
-            connection = self._reader or self._reopen()
-            with _typed("read the sidecar"):
-                connection.execute("BEGIN")
-            try:
-                yield
-            finally:
-                self._roll_back(connection)
 
     def _reopen(self) -> sqlite3.Connection:
         self.verify()

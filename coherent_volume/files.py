@@ -128,8 +128,11 @@ class Look:
         """Let go of the file, and with it of the lease."""
         if self.descriptor >= 0:
             _open_looks.discard(self.descriptor)
-            os.close(self.descriptor)
-            self.descriptor = -1
+            descriptor, self.descriptor = self.descriptor, -1
+            try:  # noqa: SIM105 - on the path of every read
+                os.close(descriptor)
+            except OSError:
+                pass  # it was read only; a commit that stands must not be told as failed
 
 
 _open_looks: set[int] = set()

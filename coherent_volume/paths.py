@@ -189,7 +189,10 @@ class Root:
         try:
             yield descriptor, name
         finally:
-            os.close(descriptor)
+            # A commit may stand by now: nothing is lost by a directory that was
+            # not closed well, and an error would pass for a failure.
+            with contextlib.suppress(OSError):
+                os.close(descriptor)
 
     def _make(self, folder: bytes) -> int:
         here = os.dup(self.descriptor)

@@ -84,7 +84,7 @@ def salvage(path: str) -> tuple[list[Row], list[Row]]:
         path,
         [
             "SELECT id, path, generation, digest, size, epoch, boot, checksum FROM artifact",
-            f"SELECT {HISTORY_COLUMNS} FROM history ORDER BY seq",
+            f"SELECT {HISTORY_COLUMNS}, seq FROM history ORDER BY seq",
         ],
     )
     return artifacts, history
@@ -97,7 +97,8 @@ def restore(database: Database, artifacts: Sequence[Row], history: Sequence[Row]
             "INSERT OR IGNORE INTO artifact VALUES (?, ?, ?, ?, ?, ?, ?, ?)", artifacts
         )
         connection.executemany(
-            f"INSERT OR IGNORE INTO history ({HISTORY_COLUMNS})"
-            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            # With their numbers: members of one commit are linked by them.
+            f"INSERT OR IGNORE INTO history ({HISTORY_COLUMNS}, seq)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             history,
         )

@@ -12,6 +12,7 @@ from coherent_volume.volume_base import OpenVolume
 
 if TYPE_CHECKING:
     from coherent_volume.answers import (
+        AuditReport,
         Changes,
         CheckReport,
         LeaseStatus,
@@ -110,3 +111,13 @@ class FeedMethods(OpenVolume):
         from coherent_volume import checkup
 
         return checkup.check(self._open_parts(), repair=repair, progress=progress)
+
+    def audit(self, progress: Callable[[int, int], None] | None = None) -> AuditReport:
+        """Hold the volume's own log against the invariants; changes and repairs nothing.
+
+        Each finding names the invariant that it breaks. Costs a look at all kept
+        content. Raises DamagedError where the records cannot be read at all.
+        """
+        from coherent_volume import audit
+
+        return audit.audit(self._open_parts(), progress)

@@ -17,7 +17,7 @@ from fuse_mount.managed import GENERATION_ATTR_S
 from fuse_mount.nodes import Node
 from fuse_mount.processes import process_of
 from fuse_mount.protocol import Attr
-from fuse_mount.tree import Caller, Change, attr_of
+from fuse_mount.tree import Caller, Change, attr_of, drop_bits
 from fuse_mount.working import WorkingCopy
 
 __all__ = ["FencedAttributes"]
@@ -33,13 +33,17 @@ class FencedAttributes(FencedFiles):
         if isinstance(node.extra, WorkingCopy):
             return self.copy_attr(node.extra), 0.0
         try:
-            key = self.key_of(node)
+            current = self.found_at(node, lately=True)
         except OSError:
-            key = None  # an old generation, held open
-        if key is None:
+            current = None  # an old generation, held open
+        if current is None:
             return super().getattr(node)
-        found = os.fstat(self.nodes.descriptor(node))
-        return self.faces.of(key, attr_of(found)), GENERATION_ATTR_S
+        key, found = current
+        attr = self.faces.of(key, attr_of(found))
+        state = self._states.get(key)
+        if state is not None and state.deleted is not None:
+            return attr._replace(nlink=0), 0.0  # the session removed it, and has it open
+        return attr, GENERATION_ATTR_S
 
     def setattr(self, caller: Caller, node: Node, change: Change) -> tuple[Attr, float]:
         """Change attributes; a change of size is a save like any other."""
@@ -54,6 +58,8 @@ class FencedAttributes(FencedFiles):
             if isinstance(handle.extra, WorkingCopy) and not handle.extra.discarded:
                 handle.extra.changed(data=change.size > 0)
                 handle.extra.grows_only = False
+            if change.drops_bits:
+                self.drop_bits(change.handle)
         elif change.resizes:
             return self._truncate(caller, key, node, change)
         if change.other_than_size:
@@ -72,6 +78,8 @@ class FencedAttributes(FencedFiles):
             copy.grows_only = False
             copy.opener, _ = process_of(caller.pid)
             os.ftruncate(copy.descriptor, change.size)
+            if change.drops_bits:
+                drop_bits(copy.descriptor)
             copy.changed(data=change.size > 0)
             attr = self.copy_attr(copy)
             if change.size > 0 and copy.handles == 0:

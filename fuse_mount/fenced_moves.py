@@ -7,11 +7,14 @@ deletion, and its other name a copy.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import stat
+from collections.abc import Iterator
 
 from coherent_volume.attributes import Attributes, give
+from coherent_volume.digest import digest_of
 from coherent_volume.errors import CoherenceError
 from coherent_volume.files import read_exactly
 from coherent_volume.model import ArtifactKey
@@ -19,6 +22,7 @@ from coherent_volume.records import SeenRow
 from coherent_volume.staging import copy_content
 from coherent_volume.syscalls import RENAME_EXCHANGE, RENAME_NOREPLACE, renameat2
 from fuse_mount.claims import Claim
+from fuse_mount.fence import PATH_MAX
 from fuse_mount.fenced_files import Late, digest_from
 from fuse_mount.fenced_names import FencedNames, Place
 from fuse_mount.nodes import Node, no_such
@@ -75,7 +79,19 @@ class FencedMoves(FencedNames):
             # know this answer from overlay file systems, and copy.
             if self._holds_artifacts(prefix):
                 raise no_such(errno.EXDEV)
+        if not flags & RENAME_EXCHANGE:
+            self._refuse_to_replace(new)
         super().rename(caller, old, new, flags)
+
+    def _refuse_to_replace(self, place: Place) -> None:
+        """A directory that is empty on the disk may hold what is not committed yet."""
+        above = self.nodes.where(place[0])
+        if above is None:
+            return
+        prefix = (above + b"/" if above else b"") + place[1] + b"/"
+        self.settle(float("inf"), prefix)
+        if any(s.shown_copy and k.startswith(prefix) for k, s in list(self._states.items())):
+            raise no_such(errno.ENOTEMPTY)
 
     def _holds_artifacts(self, prefix: bytes) -> bool:
         if any(
@@ -104,8 +120,11 @@ class FencedMoves(FencedNames):
         descriptor = self._open_source(place, source)
         try:
             if target is not None:
-                done = self._save_onto(caller, target, descriptor, self._path_of(*old), flags)
-                self._follow(place, source, target, done)
+                number = self._shown_number(descriptor, source)
+                with self._aside(target, flags):
+                    late = self._save_onto(caller, target, descriptor, self._path_of(*old), flags)
+                self._follow(place, source, late)
+                self._keep_number(target, number)
             else:
                 self._copy_to(descriptor, goal, flags)
         finally:
@@ -113,17 +132,50 @@ class FencedMoves(FencedNames):
         if source is None:
             os.unlink(place[1], dir_fd=self.nodes.descriptor(place[0]))
         elif leaving is not None:
-            self._depart(self.state(source), leaving)
+            self._depart(self.state(source), leaving, caller.pid)
+
+    def _shown_number(self, descriptor: int, key: ArtifactKey | None) -> int:
+        """The inode number under which the source of a move is shown."""
+        copy = self.state(key).shown_copy if key is not None else None
+        if copy is not None:
+            return copy.shown_inode
+        inode = os.fstat(descriptor).st_ino
+        return inode if key is None else self.faces.number(inode)
+
+    def _keep_number(self, target: ArtifactKey, number: int) -> None:
+        """A file keeps its inode number when it is moved, though a commit installs another."""
+        found = self.on_disk(target)
+        if found is not None:
+            self.faces.succeed(number, found.st_ino)
+
+    @contextlib.contextmanager
+    def _aside(self, target: ArtifactKey, flags: int) -> Iterator[None]:
+        """A link or special file that bears an artifact's name makes room for a file."""
+        found = None if self.state(target).shown_copy else self.on_disk(target)
+        if found is None or stat.S_ISREG(found.st_mode) or flags & RENAME_NOREPLACE:
+            yield
+            return
+        root, folder = self.nodes.root.descriptor, self.copies.directory
+        name = b"aside-%d" % self.new_handle()
+        renameat2(root, target, folder, name, RENAME_NOREPLACE)
+        try:
+            yield
+        except BaseException:
+            with contextlib.suppress(OSError):  # a peer made another: that one stays
+                renameat2(folder, name, root, target, RENAME_NOREPLACE)
+            raise
+        os.unlink(name, dir_fd=folder)
 
     def _path_of(self, place: Place, key: ArtifactKey | None) -> ArtifactKey | None:
-        """Where the attributes of a source are found, below the root."""
+        """Where the attributes of a source are found, below the root; None: too far down."""
         if key is not None:
             copy = self.state(key).shown_copy
             return copy.path if copy is not None else key
         above = self.nodes.where(place[0])
         if above is None:
             return None
-        return ArtifactKey(above + b"/" + place[1] if above else place[1])
+        path = above + b"/" + place[1] if above else place[1]
+        return ArtifactKey(path) if len(path) < PATH_MAX else None
 
     def _open_source(self, place: Place, key: ArtifactKey | None) -> int:
         if key is not None:
@@ -142,8 +194,11 @@ class FencedMoves(FencedNames):
         attributes_of: ArtifactKey | None,
         flags: int,
         operation: str = "rename",
-    ) -> Claim:
-        """Make an open file's content the next generation of *target*; the claim after it."""
+    ) -> Late:
+        """Make an open file's content the next generation of *target*.
+
+        The answer is for those who still have the file open for writing.
+        """
         state = self.state(target)
         if flags & RENAME_NOREPLACE and self.exists(target):
             raise no_such(errno.EEXIST)
@@ -161,20 +216,25 @@ class FencedMoves(FencedNames):
         else:
             claim = self._claim(target, process, operation)
 
+        saved = b""
+
         def content() -> bytes:
-            return read_exactly(source, os.fstat(source).st_size)
+            nonlocal saved
+            saved = read_exactly(source, os.fstat(source).st_size)
+            return saved
 
         done = self.fence.save(
             target, claim, content, operation, process=process, attributes_of=attributes_of
         )
+        if not done.changed or attributes_of is None:
+            self.wear(target, source)
         if state.copy is not None:
             self.replaced(state, state.copy, process)
         state.deleted, state.replaces = None, False
-        return Claim(SeenRow(done.generation, digest_from(done.digest), done.epoch))
+        claim = Claim(SeenRow(done.generation, digest_from(done.digest), done.epoch))
+        return Late(target, claim, digest_of(saved))
 
-    def _follow(
-        self, place: Place, source: ArtifactKey | None, target: ArtifactKey, done: Claim
-    ) -> None:
+    def _follow(self, place: Place, source: ArtifactKey | None, late: Late) -> None:
         """Whoever still has the source open for writing goes on writing the target."""
         if source is not None:
             copy = self.state(source).shown_copy
@@ -185,7 +245,7 @@ class FencedMoves(FencedNames):
             node = self.nodes.find((found.st_dev, found.st_ino))
         for handle in self.handles_of(node) if node is not None else ():
             if handle.writable:
-                handle.extra = Late(target, done)
+                handle.extra = late
 
     def _copy_to(self, source: int, goal: Place, flags: int) -> None:
         """A plain file at *goal* with an artifact's content: its backup."""
@@ -213,7 +273,7 @@ class FencedMoves(FencedNames):
                 raise no_such(errno.EEXIST)
             state = self.state(target)
             if self._is_file(state):
-                self._depart(state, self._departure(state, caller, "rename"))
+                self._depart(state, self._departure(state, caller, "rename"), caller.pid)
         if target is not None:
             self.settle(float("inf"), target)
             if self.state(target).deleted is None and self.on_disk(target) is not None:
@@ -259,6 +319,14 @@ class FencedMoves(FencedNames):
             for _, descriptor in plain:
                 os.close(descriptor)
 
+    def _found_at(self, node: Node) -> ArtifactKey | None:
+        """As ``_path_of``, for a node."""
+        try:
+            where = self.nodes.where(node)
+        except OSError:
+            return None  # ENAMETOOLONG
+        return ArtifactKey(where) if where is not None and len(where) < PATH_MAX else None
+
     # ── linking ──────────────────────────────────────────────────────────────
 
     def link(self, caller: Caller, node: Node, parent: Node, name: bytes) -> Entry:
@@ -274,10 +342,8 @@ class FencedMoves(FencedNames):
                 if target is None:
                     self._copy_to(descriptor, (parent, name), RENAME_NOREPLACE)
                 else:
-                    where = self.nodes.where(node)
-                    attributes = None if where is None else ArtifactKey(where)
                     self._save_onto(
-                        caller, target, descriptor, attributes, RENAME_NOREPLACE, "link"
+                        caller, target, descriptor, self._found_at(node), RENAME_NOREPLACE, "link"
                     )
             finally:
                 os.close(descriptor)

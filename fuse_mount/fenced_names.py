@@ -34,7 +34,7 @@ class FencedNames(FencedAttributes):
 
     def lookup(self, parent: Node, name: bytes) -> Entry:
         """Find a name as the session sees it."""
-        key = self.key_at(parent, name)
+        key = self.key_at(parent, name, lately=True)
         if key is None:
             return super().lookup(parent, name)
         state = self._states.get(key)
@@ -115,6 +115,16 @@ class FencedNames(FencedAttributes):
 
     def unlink(self, caller: Caller, parent: Node, name: bytes) -> None:
         """Remove a name; an artifact's deletion is judged now and committed a little later."""
+        self._remove(caller, parent, name, "unlink")
+
+    def hide(self, caller: Caller, parent: Node, name: bytes) -> None:
+        """Remove a name of an open file, which may be the first half of replacing it.
+
+        Only a transport that is not told which it is asks for this.
+        """
+        self._remove(caller, parent, name, "rename")
+
+    def _remove(self, caller: Caller, parent: Node, name: bytes, operation: str) -> None:
         key = self.key_at(parent, name)
         if key is None:
             super().unlink(caller, parent, name)
@@ -124,8 +134,8 @@ class FencedNames(FencedAttributes):
             if not self._is_file(state):
                 super().unlink(caller, parent, name)
                 return
-            claim = self._departure(state, caller, "unlink")
-            self._depart(state, claim)
+            claim = self._departure(state, caller, operation)
+            self._depart(state, claim, caller.pid)
 
     def _is_file(self, state: State) -> bool:
         """Whether the session sees a regular file there; ENOENT when it sees nothing."""
@@ -157,7 +167,7 @@ class FencedNames(FencedAttributes):
         except CoherenceError as error:
             raise self.fence.refusal(key, operation, error) from error
 
-    def _depart(self, state: State, claim: Claim) -> None:
+    def _depart(self, state: State, claim: Claim, remover: int) -> None:
         """The session no longer sees the artifact."""
         copy = state.copy
         was_new = copy is not None and copy.is_new and not copy.discarded
@@ -165,4 +175,4 @@ class FencedNames(FencedAttributes):
             self.discard(state, copy)
         if was_new and state.deleted is None:
             return  # nobody else ever saw it
-        self.hold_deletion(state, state.deleted.claim if state.deleted else claim)
+        self.hold_deletion(state, state.deleted.claim if state.deleted else claim, remover)

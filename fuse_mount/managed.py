@@ -20,6 +20,7 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from coherent_volume.attributes import Attributes, give
 from coherent_volume.model import ArtifactKey, Commit, Digest
 from coherent_volume.records import SeenRow
 from coherent_volume.syscalls import openat2
@@ -36,6 +37,8 @@ __all__ = ["GENERATION_ATTR_S", "Hold", "Managed", "State"]
 
 _log = logging.getLogger("coherent_volume")
 _TICK_S = 0.05
+_REMOVER_S = 0.8
+"""How much longer a deletion is held while whoever made it still runs."""
 GENERATION_ATTR_S = 1.0
 """A node belongs to one generation, and each look-up brings its attributes anew."""
 
@@ -46,6 +49,18 @@ class Hold:
 
     claim: Claim
     due: float
+    remover: int
+    """The thread that removed it; 0: nobody knows."""
+
+    def is_due(self, until: float) -> bool:
+        """Whether it is to be committed: a remover that lives may be about to write.
+
+        On a busy machine git takes longer between its two steps than the hold.
+        """
+        if until < self.due:
+            return False
+        waits = self.remover and until < self.due + _REMOVER_S
+        return not (waits and os.path.exists(f"/proc/{self.remover}"))
 
 
 @dataclass(slots=True, eq=False)
@@ -87,11 +102,14 @@ class Managed(OpenFiles):
 
     # ── names ────────────────────────────────────────────────────────────────
 
-    def key_at(self, parent: Node, name: bytes) -> ArtifactKey | None:
-        """The artifact that *name* in *parent* may be; None when it is not managed."""
+    def key_at(self, parent: Node, name: bytes, *, lately: bool = False) -> ArtifactKey | None:
+        """The artifact that *name* in *parent* may be; None when it is not managed.
+
+        *lately*: the directory's path may be that of a moment ago.
+        """
         if parent.extra is not None:
             return None
-        above = self.nodes.where(parent)
+        above = self.nodes.where_lately(parent) if lately else self.nodes.where(parent)
         if above is None:
             return None
         path = above + b"/" + name if above else name
@@ -99,24 +117,38 @@ class Managed(OpenFiles):
 
     def key_of(self, node: Node) -> ArtifactKey | None:
         """The artifact whose current generation *node* is; ESTALE for an old one."""
+        if isinstance(node.extra, WorkingCopy):
+            return node.extra.key
+        found = self.found_at(node)
+        return None if found is None else found[0]
+
+    def named(self, node: Node, *, lately: bool = False) -> ArtifactKey | None:
+        """The artifact whose name *node* was last found by, be it current or not."""
         if node.kind != stat.S_IFREG:
             return None
         if isinstance(node.extra, WorkingCopy):
             return node.extra.key
-        if node.extra is not None:
-            return None
         # By its last name, and not by the path of its descriptor: a file with two
         # names may have lost the one that the descriptor was opened by.
-        if node.parent is None:
+        if node.extra is not None or node.parent is None:
             return None
-        key = self.key_at(node.parent, node.name)
-        if key is None:
+        return self.key_at(node.parent, node.name, lately=lately)
+
+    def found_at(
+        self, node: Node, *, lately: bool = False
+    ) -> tuple[ArtifactKey, os.stat_result] | None:
+        """The artifact whose current generation *node* is, and its file; as ``key_of``."""
+        key = self.named(node, lately=lately)
+        if key is None or node.extra is not None:
             return None
         found = self.on_disk(key)
-        if found is None or (found.st_dev, found.st_ino) != node.identity:
-            # Displaced by a later generation: whoever came by its name asks again.
-            raise no_such(errno.ESTALE)
-        return key
+        if found is not None and (found.st_dev, found.st_ino) == node.identity:
+            return key, found
+        if lately:
+            # Not the file, or not the path any more; with the file there, the path is proved.
+            return self.found_at(node)
+        # Displaced by a later generation: whoever came by its name asks again.
+        raise no_such(errno.ESTALE)
 
     def state(self, key: ArtifactKey) -> State:
         """The state of *key*."""
@@ -176,7 +208,10 @@ class Managed(OpenFiles):
     def copy_attr(self, copy: WorkingCopy) -> Attr:
         """The attributes of a working copy: its own, under its generation's number."""
         attr = attr_of(os.fstat(copy.descriptor if copy.descriptor >= 0 else self._kept(copy)))
-        return attr._replace(ino=copy.shown_inode or self.faces.number(attr.ino), nlink=1)
+        gone = copy.discarded and not copy.refused and not self.exists(copy.key)
+        return attr._replace(
+            ino=copy.shown_inode or self.faces.number(attr.ino), nlink=int(not gone)
+        )
 
     def _kept(self, copy: WorkingCopy) -> int:
         if copy.node is None:
@@ -189,6 +224,10 @@ class Managed(OpenFiles):
         if node is None:
             raise no_such(errno.ESTALE)
         self.nodes.again(node)
+        if node.descriptor < 0 <= copy.descriptor:
+            # The kernel forgot it between two look-ups, and with that it was closed.
+            path = b"/proc/self/fd/%d" % copy.descriptor
+            node.descriptor = os.open(path, os.O_PATH | os.O_CLOEXEC)
         return Entry(node.id, self.copy_attr(copy), 0.0, 0.0)
 
     # ── copies ───────────────────────────────────────────────────────────────
@@ -209,6 +248,8 @@ class Managed(OpenFiles):
             self.discard(state, copy, refused=True)
             state.deleted, state.replaces = None, False  # what stands there is seen again
             raise
+        if not done.changed:
+            self.wear(copy.key, copy.descriptor)
         found = self.on_disk(copy.key)
         copy.claim = Claim(SeenRow(done.generation, Digest(bytes.fromhex(done.digest)), done.epoch))
         copy.dirty = copy.has_data = copy.is_new = copy.grows_only = False
@@ -224,10 +265,8 @@ class Managed(OpenFiles):
             self.discard(state, copy)
 
     def _committed(self, copy: WorkingCopy, process: int, operation: str) -> Commit:
-        if copy.grows_only and not copy.is_new:
-            size = os.fstat(copy.descriptor).st_size
-            added = os.pread(copy.descriptor, size - copy.base_size, copy.base_size)
-            return self.fence.append(copy.key, added, process)
+        if copy.grows_only and not (copy.is_new and self.state(copy.key).replaces):
+            return self._appended(copy, process)
         return self.fence.save(
             copy.key,
             copy.claim,
@@ -236,6 +275,44 @@ class Managed(OpenFiles):
             process=process,
             attributes_of=copy.path,
         )
+
+    def _appended(self, copy: WorkingCopy, process: int) -> Commit:
+        """Add what was appended to whatever is there; a peer may even have made the file."""
+        base = copy.claim.base
+        if copy.is_new and base is not None:
+            # It was found absent: if it still is, the session knows what it makes.
+            self.fence.parts.session.seen_here.setdefault(copy.key, base)
+        made = copy.is_new and self.on_disk(copy.key) is None
+        size = os.fstat(copy.descriptor).st_size
+        added = os.pread(copy.descriptor, size - copy.base_size, copy.base_size)
+        done = self.fence.append(copy.key, added, process)
+        if made and base is not None and done.base == base.generation:
+            self.wear(copy.key, copy.descriptor)
+        return done
+
+    def wear(self, key: ArtifactKey, source: int) -> None:
+        """Let the file of *key* have the mode and owner of an open file.
+
+        Content that was there already makes no generation, and a saver that
+        only changed the mode (git does it by a new file) would change nothing.
+        """
+        wanted = Attributes.of(source, os.fstat(source))
+        try:
+            descriptor = self.open_real(key)
+        except OSError:
+            return  # somebody took it away: that is judged by the next look
+        try:
+            before = os.fstat(descriptor)
+            if (stat.S_IMODE(before.st_mode), before.st_uid, before.st_gid) != (
+                wanted.mode,
+                wanted.uid,
+                wanted.gid,
+            ):
+                give(descriptor, wanted)
+                after = os.fstat(descriptor)
+                self.fence.claims.note_change(key, before.st_ctime_ns, after.st_ctime_ns)
+        finally:
+            os.close(descriptor)
 
     def discard(self, state: State, copy: WorkingCopy, *, refused: bool = False) -> None:
         """The copy is no longer its artifact's; its open files keep what they have."""
@@ -264,7 +341,7 @@ class Managed(OpenFiles):
             for state in list(self._states.values())
             if state.key.startswith(below)
             and (
-                (state.deleted is not None and not state.replaces and state.deleted.due <= until)
+                (state.deleted is not None and not state.replaces and state.deleted.is_due(until))
                 or 0 < state.empty_due <= until
             )
         ]
@@ -283,9 +360,9 @@ class Managed(OpenFiles):
             for key in deletions:
                 self.state(key).deleted = None
 
-    def hold_deletion(self, state: State, claim: Claim) -> None:
+    def hold_deletion(self, state: State, claim: Claim, remover: int) -> None:
         """The session has deleted the artifact; peers learn of it a little later."""
-        state.deleted = Hold(claim, time.monotonic() + self.fence.options.hold_s)
+        state.deleted = Hold(claim, time.monotonic() + self.fence.options.hold_s, remover)
         state.replaces = False
 
     def close(self) -> None:

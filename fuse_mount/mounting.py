@@ -14,7 +14,7 @@ import os
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Any, Self
 
@@ -33,7 +33,9 @@ from fuse_mount import system
 from fuse_mount.device import TYPE, helper_program, mount_device
 from fuse_mount.server import Settings
 
-__all__ = ["Mount", "MountInfo", "launch_server", "mount", "mounts", "unmount"]
+__all__ = ["TRANSPORTS", "Mount", "MountInfo", "launch_server", "mount", "mounts", "unmount"]
+
+TRANSPORTS = ("kernel", "fusepy", "auto")
 
 _START_S = 20.0
 _END_S = 15.0
@@ -55,8 +57,11 @@ class MountInfo:
 class Mount:
     """A mounted volume; ``close``, or the end of a with-block, unmounts it."""
 
-    def __init__(self, mountpoint: str, server: subprocess.Popen[bytes], kept: list[str]) -> None:
+    def __init__(
+        self, mountpoint: str, server: subprocess.Popen[bytes], kept: list[str], transport: str
+    ) -> None:
         self.mountpoint = mountpoint
+        self.transport = transport
         self._server = server
         self.kept = kept
         """What earlier mounts that were killed had not committed, below the root."""
@@ -87,15 +92,20 @@ def mount(
     refused_errno: int = errno.EACCES,
     observe: bool = False,
     reflex_s: float = 0.5,
+    transport: str = "kernel",
 ) -> Mount:
     """Show the volume *root* at *mountpoint*, where all saves are *session*'s.
 
     *refused_errno* is what a stale save gets: EACCES or ESTALE. With *observe*
-    nothing is refused, but noted. Raises UsageError for a mount point that will
-    not do, UnavailableError where nothing can be mounted.
+    nothing is refused, but noted. *transport* is "kernel", "fusepy" (slower, and
+    with limits of its own), or "auto": fusepy where kernel cannot. Raises
+    UsageError for a mount point that will not do, UnavailableError where nothing
+    can be mounted.
     """
     if refused_errno not in (errno.EACCES, errno.ESTALE):
         raise UsageError("a refusal is EACCES or ESTALE")
+    if transport not in TRANSPORTS:
+        raise UsageError(f"a transport is one of {', '.join(TRANSPORTS)}, not {transport!r}")
     session = library_session(session).name
     where = os.path.realpath(mountpoint)
     with CoherentVolume(root, session=session) as volume:  # every reason not to, told here
@@ -103,16 +113,36 @@ def mount(
     clean_up(real)
     _check_mountpoint(where, real)
     settings = Settings(real, session, where, real, refused_errno, observe, reflex_s=reflex_s)
-    device = mount_device(where)
+    if transport != "fusepy":
+        try:
+            return _mounted_by_kernel(settings)
+        except UnavailableError as reason:
+            if transport != "auto":
+                raise
+            try:
+                return _mounted_by_library(settings)
+            except CoherenceError:
+                raise reason from None  # what is missing for the better transport
+    return _mounted_by_library(settings)
+
+
+def _mounted_by_kernel(settings: Settings) -> Mount:
+    device = mount_device(settings.mountpoint)
     try:
         server, kept = launch_server(settings, device)
     except BaseException:
         with contextlib.suppress(OSError, CoherenceError):
-            _detach(where, lazy=True)
+            _detach(settings.mountpoint, lazy=True)
         raise
     finally:
         os.close(device)
-    return Mount(where, server, kept)
+    return Mount(settings.mountpoint, server, kept, "kernel")
+
+
+def _mounted_by_library(settings: Settings) -> Mount:
+    # libfuse mounts by itself, from the serving process.
+    server, kept = launch_server(replace(settings, transport="fusepy"), -1)
+    return Mount(settings.mountpoint, server, kept, "fusepy")
 
 
 def _check_mountpoint(where: str, real: str) -> None:
@@ -150,7 +180,7 @@ def launch_server(settings: Settings, device: int) -> tuple[subprocess.Popen[byt
     try:
         process = subprocess.Popen(
             [sys.executable, "-m", "fuse_mount", str(device), str(ready), settings.text()],
-            pass_fds=[device, ready],
+            pass_fds=[each for each in (device, ready) if each >= 0],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=log,
@@ -167,7 +197,9 @@ def launch_server(settings: Settings, device: int) -> tuple[subprocess.Popen[byt
     if not answer.get("ok"):
         process.wait()
         message = answer.get("message", "it ended without a word")
-        raise UnavailableError(f"the serving process could not start: {message}")
+        raise UnavailableError(
+            f"the serving process could not start: {message}", advice=answer.get("advice", "")
+        )
     return process, list(answer["kept"])
 
 

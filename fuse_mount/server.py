@@ -1,4 +1,4 @@
-"""The serving process of one mount: ``python -m fuse_mount`` with an open device.
+"""The serving process of one mount: ``python -m fuse_mount``, usually with an open device.
 
 Always a process of its own: a program that served a mount and touched a page of
 it would wait for itself. It gets everything from the process that mounted: the
@@ -45,6 +45,7 @@ class Settings:
     private: bool = False
     """Mounted in a name space of its own: nobody else can unmount it."""
     reflex_s: float = 0.5
+    transport: str = "kernel"
 
     def text(self) -> str:
         """As one line."""
@@ -52,7 +53,10 @@ class Settings:
 
 
 def serve(settings: Settings, device: int, ready: int) -> None:
-    """Serve *device* until it is unmounted; say on *ready* when it can be used."""
+    """Serve *device* until it is unmounted; say on *ready* when it can be used.
+
+    The transport fusepy has no device yet (-1): libfuse mounts by itself.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     limit = system.raise_file_limit()
     volume = CoherentVolume(settings.root, session=settings.session)
@@ -68,9 +72,18 @@ def serve(settings: Settings, device: int, ready: int) -> None:
         try:
             _unmount_on_term(settings)
             tree.start()
-            os.write(ready, json.dumps({"ok": True, "kept": kept}).encode())
-            os.close(ready)
-            Connection(device, tree).serve()
+
+            def started() -> None:
+                os.write(ready, json.dumps({"ok": True, "kept": kept}).encode())
+                os.close(ready)
+
+            if settings.transport == "fusepy":
+                from fuse_mount.fusepy import serve_paths
+
+                serve_paths(tree, settings.mountpoint, started)
+            else:
+                started()
+                Connection(device, tree).serve()
         finally:
             tree.close()
             with contextlib.suppress(OSError):
@@ -105,7 +118,9 @@ def main(words: list[str] | None = None) -> int:
     try:
         serve(Settings(**json.loads(text)), int(device), int(ready))
     except (CoherenceError, OSError) as error:
-        answer = {"ok": False, "error": type(error).__name__, "message": str(error)}
+        advice = getattr(error, "advice", "")
+        message = getattr(error, "message", str(error))
+        answer = {"ok": False, "message": message, "advice": advice}
         with contextlib.suppress(OSError):
             os.write(int(ready), json.dumps(answer).encode())
         return 1

@@ -244,6 +244,11 @@ class MountedTree(FencedMoves):
         self._guard((parent, name))
         super().unlink(caller, parent, name)
 
+    def hide(self, caller: Caller, parent: Node, name: bytes) -> None:
+        """Remove a name of an open file."""
+        self._guard((parent, name))
+        super().hide(caller, parent, name)
+
     def rmdir(self, caller: Caller, parent: Node, name: bytes) -> None:
         """Remove an empty directory."""
         self._guard((parent, name))

@@ -21,12 +21,13 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-PACKAGES = ("coherent_volume", "fuse_mount", "cli")
+PACKAGES = ("coherent_audit", "coherent_volume", "fuse_mount", "cli")
 
 # Lowest first. A module imports only from rows above its own line. A name
 # without a package is a module of coherent_volume; a package stands for all
 # modules in it, which may import one another as long as there is no circle.
 ROWS = (
+    ("coherent_audit",),
     ("errors", "model"),
     ("answers",),
     ("digest", "points", "config", "conflict", "lines", "read_policy"),
@@ -35,7 +36,7 @@ ROWS = (
     ("syscalls", "records"),
     ("identity", "paths"),
     ("files", "locks", "database", "attributes"),
-    ("keeping", "ledger", "events", "meters"),
+    ("facts", "keeping", "ledger", "events", "meters"),
     ("staging", "lease_records"),
     ("sidecar",),
     ("repairs",),
@@ -52,7 +53,8 @@ ROWS = (
     ("report", "drafts"),
     ("commit", "reading", "maintenance", "rebuild"),
     ("merging",),
-    ("operations", "checkup", "overview", "cache", "snapshot", "notes", "watching", "savings"),
+    ("operations", "audit", "checkup", "overview", "cache", "snapshot", "notes", "watching"),
+    ("savings",),
     ("views", "addresses", "artifact_io", "listening"),
     ("transaction", "past", "trusting"),
     ("blaming", "restoring"),
@@ -67,7 +69,7 @@ HOMES = {
     "click": "cli",
     "ctypes": ("coherent_volume.syscalls", "fuse_mount.system"),
     "filelock": "coherent_volume.locks",
-    "fuse": "fuse_mount",
+    "fuse": "fuse_mount.fusepy",
     "merge3": "coherent_volume.merge",
     "pathspec": "coherent_volume.globs",
     "portalocker": "coherent_volume.locks",
@@ -94,6 +96,7 @@ LOCAL_IMPORTS = {
     ("coherent_volume.volume_history", "coherent_volume"): "2 ms, needed only to look back",
     ("coherent_volume.volume_feed", "coherent_volume"): "20 ms, needed only to look around",
     ("coherent_volume.watch", "watchdog"): "30 ms to import, needed only by those who watch",
+    ("fuse_mount.server", "fuse_mount.fusepy"): "needs libfuse 2, which the other has no use for",
     ("coherent_volume.locks", "filelock"): "slow to import (46 ms with portalocker)",
     ("coherent_volume.locks", "portalocker"): "slow to import (46 ms with filelock)",
 }

@@ -80,6 +80,8 @@ UNUSUAL = [
     "init",
     "init --managed p/** --managed !q --durability process",
     "check --repair",
+    "verify",
+    "verify . run.log --explain --json",
     "watch a b --json --count 3 --for 2.5 --since 5c0f-17",
     "lease a --ttl 5 --wait 2 -- make all",
     "lease a --break",

@@ -6,79 +6,21 @@ one generation; stale, it is refused, and the peer's content stays.
 
 from __future__ import annotations
 
+import difflib
 import shutil
-import subprocess
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 from harness.mounted import Agent, mounts_of, needs_fuse
+from harness.patterns import EDITS, LINES, PROGRAMS, SILENT, WHOLE
 
 from coherent_volume import CoherentVolume
 
 pytestmark = needs_fuse
 
-LINES = b"".join(b"line %d of the plan\n" % n for n in range(1, 21))
 RIPE_S = 0.25
-
-# Whole-file saves: what they leave is "new\n", wherever the program got it from.
-WHOLE = {
-    "bash_redirect": "echo new > plans/plan.md",
-    "bash_heredoc": "cat > plans/plan.md <<'E'\nnew\nE",
-    "bash_group": "{ printf n; /bin/echo -n e; sleep 0.05; echo w; } > plans/plan.md",
-    "tee": "echo new | tee plans/plan.md >/dev/null",
-    "cp": "cp ../new plans/plan.md",
-    "cp_force": "cp -f ../new plans/plan.md",
-    "cp_remove": "cp --remove-destination ../new plans/plan.md",
-    "cp_backup": "cp -b ../new plans/plan.md",
-    "dd": "dd if=../new of=plans/plan.md status=none",
-    "install": "install -m 644 ../new plans/plan.md",
-    "mv_from_outside": "cp ../new ../new2 && mv ../new2 plans/plan.md",
-    "temp_and_rename": "echo new > plans/.tmp1 && mv plans/.tmp1 plans/plan.md",
-    "unmanaged_temp": "echo new > tmp1 && mv tmp1 plans/plan.md",
-    "rm_and_create": "rm plans/plan.md && echo new > plans/plan.md",
-    "backup_rename": "mv plans/plan.md plans/plan.md~ && echo new > plans/plan.md",
-    "backup_outside": "mv plans/plan.md old~ && echo new > plans/plan.md",
-    "truncate_then_append": "truncate -s 0 plans/plan.md && echo new >> plans/plan.md",
-    "link_dance": "echo new > t1 && ln plans/plan.md b1 && rm plans/plan.md"
-    " && ln t1 plans/plan.md && rm t1",
-    "ln_force": "echo new > t1 && ln -f t1 plans/plan.md",
-    "python_open": "python3 -c \"f = open('plans/plan.md', 'w'); f.write('new\\n'); f.close()\"",
-    "python_unclosed": "python3 -c \"open('plans/plan.md', 'w').write('new\\n')\"",
-    "python_rplus": "python3 -c \"f = open('plans/plan.md', 'r+'); f.truncate(0);"
-    " f.write('new\\n'); f.close()\"",
-    "python_replace": "python3 -c \"import os; open('plans/t', 'w').write('new\\n');"
-    " os.replace('plans/t', 'plans/plan.md')\"",
-    "python_mmap": "python3 -c \"import mmap, os; f = open('plans/plan.md', 'r+b');"
-    " m = mmap.mmap(f.fileno(), 0); m[:4] = b'new\\n'; m.flush(); m.close(); f.truncate(4);"
-    ' f.close()"',
-    "python_truncate_path": "python3 -c \"import os; os.truncate('plans/plan.md', 0);"
-    " open('plans/plan.md', 'w').write('new\\n')\"",
-    "tar": "mkdir ../t && cp ../new ../t/plan.md && tar -C ../t -cf ../t.tar plan.md"
-    " && tar -C plans -xf ../t.tar",
-    "perl_rename": 'perl -e \'open F, ">plans/t"; print F "new\\n"; close F;'
-    ' rename "plans/t", "plans/plan.md" or exit 1\'',
-    "ed": "printf ',d\\ni\\nnew\\n.\\nw\\nq\\n' | ed -s plans/plan.md",
-    "vim_write": "vim -es -u NONE -i NONE -n -c '%d' -c 's/^/new/' -c 'wq' plans/plan.md",
-    "vim_in_place": "vim -es -u NONE -i NONE -n -c 'set backupcopy=yes' -c '%d' -c 's/^/new/'"
-    " -c wq plans/plan.md",
-    "sort_output": "echo new > t1; sort -o plans/plan.md t1",
-    "exchange": "python3 -c \"import ctypes, os; open('t1', 'w').write('new\\n');"
-    " r = ctypes.CDLL(None, use_errno=True).renameat2(-100, b't1', -100, b'plans/plan.md', 2);"
-    ' os._exit(-r)"',
-}
-# Edits of one line: what they leave is the head with line 3 changed.
-EDITS = {
-    "sed": "sed -i 's/^line 3 .*/edited/' plans/plan.md",
-    "sed_backup": "sed -i.bak 's/^line 3 .*/edited/' plans/plan.md",
-    "perl": "perl -pi -e 's/^line 3 .*/edited/' plans/plan.md",
-    "patch": "patch -s plans/plan.md ../edit.patch",
-    "python": "python3 -c \"s = open('plans/plan.md').read();"
-    " open('plans/plan.md', 'w').write(s.replace('line 3 of the plan', 'edited'))\"",
-    "awk": "awk '{sub(/^line 3 .*/, \"edited\")} 1' plans/plan.md > t && mv t plans/plan.md",
-}
-PROGRAMS = {"vim_write": "vim", "vim_in_place": "vim", "ed": "ed", "patch": "patch"}
 
 
 @pytest.fixture
@@ -107,9 +49,11 @@ class Case:
         return self.bob.log(self.path, limit=1)[0].generation
 
 
+KINDS = {"fresh": WHOLE, "stale": WHOLE, "edit": EDITS, "silent": SILENT}
+
+
 def names() -> list[str]:
-    cases = [*(("fresh", n) for n in WHOLE), *(("stale", n) for n in WHOLE)]
-    return ["-".join(each) for each in [*cases, *(("edit", n) for n in EDITS)]]
+    return [f"{kind}-{name}" for kind, table in KINDS.items() for name in table]
 
 
 @pytest.fixture(scope="module")
@@ -143,15 +87,18 @@ def case(shared, request, tmp_path) -> Case:
     """The case that the test is called for."""
     alice, bob, root, _ = shared
     kind, name = request.param
-    program = PROGRAMS.get(name)
+    program = PROGRAMS.get(name) or PROGRAMS.get(name.partition("_")[0])
     if program is not None and shutil.which(program) is None:
         pytest.skip(f"{program} is not installed")
     (tmp_path / "new").write_bytes(b"new\n")
-    old, new = tmp_path / "old.md", tmp_path / "edited.md"
-    old.write_bytes(LINES)
-    new.write_bytes(LINES.replace(b"line 3 of the plan", b"edited"))
-    diff = subprocess.run(["diff", "-u", old, new], capture_output=True, check=False).stdout
-    (tmp_path / "edit.patch").write_bytes(diff)
+    edited = LINES.replace(b"line 3 of the plan", b"edited")
+    diff = difflib.unified_diff(
+        LINES.decode().splitlines(keepends=True),
+        edited.decode().splitlines(keepends=True),
+        "a/plans/plan.md",
+        "b/plans/plan.md",
+    )
+    (tmp_path / "edit.patch").write_text("".join(diff))
     here = f"{kind}-{name}"
     path = f"{here}/plans/plan.md"
     return Case(Agent(alice.where / here, "alice"), bob, path, root / path, tmp_path)
@@ -195,6 +142,15 @@ def test_a_stale_save_is_refused_and_the_peers_content_stays(case, request):
     assert case.generation() == 1
     assert done.returncode != 0, done
     assert "bob committed" in case.alice.ok(f"cat ../.coherence/why/{case.path}")
+
+
+@cases("silent", SILENT)
+def test_a_tool_that_ignores_errors_changes_nothing_all_the_same(case, request):
+    done = case.run(SILENT[request.node.callspec.id])
+    case.alice.ok("sleep 0.3")
+    assert done.returncode == 0, "it reports the refusal: move it to WHOLE"
+    assert case.real.read_bytes() == LINES + b"by bob\n"
+    assert case.generation() == 1
 
 
 @cases("edit", EDITS)

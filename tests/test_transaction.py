@@ -21,6 +21,7 @@ from coherent_volume import (
     NotObservedError,
     OutsideRootError,
     StaleGenerationError,
+    StorageError,
     UnconfirmedError,
     UsageError,
     commit,
@@ -592,3 +593,19 @@ def test_a_busy_member_refuses_all_and_changes_nothing(three, root):
         tx.write(A, "mine\n")
         tx.write(B, "mine\n")
     assert heads(three)[B] == 1
+
+
+@pytest.mark.invariant("I7")
+def test_a_view_that_cannot_be_renewed_does_not_deny_the_commit_of_the_others(three, monkeypatch):
+    """The disk may be full again right after the commit point."""
+
+    def fail(*_):
+        raise StorageError("no space", step="write", errno=28)
+
+    with three.transaction() as tx:
+        tx.write(A, tx.read(A) + b"more\n")
+        tx.write(B, tx.read(B))
+        monkeypatch.setattr("coherent_volume.commit.remember", fail)
+
+    assert [commit.changed for commit in tx.commits] == [True, False]
+    assert three.read(A).endswith(b"more\n")

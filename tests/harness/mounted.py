@@ -8,10 +8,13 @@ is skipped with the reason.
 from __future__ import annotations
 
 import contextlib
+import functools
+import importlib.util
 import os
 import subprocess
 import threading
 from collections.abc import Callable, Iterator
+from ctypes.util import find_library
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +23,13 @@ import pytest
 LIMIT_S = 60
 
 
-def why_not() -> str | None:
+@functools.cache
+def why_not(transport: str = "kernel") -> str | None:
     """Why nothing can be mounted here; None when it can."""
+    if transport == "fusepy" and (
+        importlib.util.find_spec("fuse") is None or not find_library("fuse")
+    ):
+        return "fusepy or libfuse 2 is not installed"
     try:
         os.close(os.open("/dev/fuse", os.O_RDWR))
     except OSError as error:

@@ -11,10 +11,11 @@ import os
 import random
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from coherent_audit import ABSENT, Recorder, fingerprint
 from coherent_volume import (
     CoherentVolume,
     Commit,
@@ -27,7 +28,6 @@ from coherent_volume import (
     points,
 )
 from tests.harness.editors import signed
-from tests.harness.history import ABSENT, Recorder, fingerprint
 from tests.harness.processes import say
 
 __all__ = ["FOREVER_S", "count_up", "live", "write_often"]
@@ -112,8 +112,11 @@ def count_up(root: str, path: str, session: str | None, times: int) -> None:
 class _Life:
     """One session that does random things to a few artifacts and records them."""
 
-    def __init__(self, volume: CoherentVolume, recorder: Recorder, seed: int) -> None:
+    def __init__(
+        self, volume: CoherentVolume, recorder: Recorder, seed: int, paths: list[str]
+    ) -> None:
         self.volume = volume
+        self.paths = paths
         self.recorder = recorder
         self.rng = random.Random(seed)
         self.in_hand: dict[str, str | None] = {}
@@ -211,6 +214,72 @@ class _Life:
         with self.attempt(path, ABSENT, derived_from=self.in_hand.get(path)) as learned:
             self.acknowledge(learned, self.volume.delete(path), ABSENT)
 
+    def transact(self, path: str) -> None:
+        """Read some, write some: what invites write skew, and mixes of two commits."""
+        others = [each for each in self.paths if each != path]
+        both = [path, self.rng.choice(others)]
+        reads = both[: self.rng.choice([1, 2])]
+        writes = {each: self.new_text() for each in both[: self.rng.choice([1, 2])]}
+        planned = [{"path": p, "content": fingerprint(data)} for p, data in writes.items()]
+        seen: dict[str, str] = {}
+        with self.recorder.operation("transaction", writes=planned) as learned:
+            try:
+                with self.volume.transaction() as tx:
+                    for each in reads:
+                        seen[each] = self._read_in(tx, each)
+                    for each, data in writes.items():
+                        tx.write(each, data)
+            except ForeignEditError as error:
+                self._raced(learned, planned, error)
+            except (ConflictError, UnavailableError, NotFoundError) as error:
+                learned.update(outcome="refused", note=type(error).__name__)
+            except UnconfirmedError:
+                learned["outcome"] = "unknown"
+                self._forget(both)
+            else:
+                self._transacted(learned, planned, seen, tx.commits)
+
+    def _read_in(self, tx: Any, path: str) -> str:
+        try:
+            found = fingerprint(tx.read(path))
+        except NotFoundError:
+            found = ABSENT
+        self.in_hand[path] = found
+        return found
+
+    def _forget(self, paths: list[str]) -> None:
+        for path in paths:
+            self.in_hand.pop(path, None)
+
+    def _raced(
+        self, learned: dict[str, Any], planned: list[dict[str, Any]], error: ForeignEditError
+    ) -> None:
+        committed = error.fields.get("committed")
+        learned.update(writes=planned, note=type(error).__name__)
+        if committed is None:
+            learned["outcome"] = "refused"
+        made = error.fields.get("members") or {error.path: committed}
+        for plan in planned if committed is not None else ():
+            plan["generation"] = made[plan["path"]]
+        self._forget([plan["path"] for plan in planned])
+
+    def _transacted(
+        self,
+        learned: dict[str, Any],
+        planned: list[dict[str, Any]],
+        seen: dict[str, str],
+        commits: Sequence[Commit],
+    ) -> None:
+        by_path = {commit.path: commit for commit in commits}
+        for plan in planned:
+            commit = by_path[plan["path"]]
+            plan.update(generation=commit.generation, base=commit.base)
+            if plan["path"] in seen:
+                plan["derived_from"] = seen[plan["path"]]
+            self.in_hand[plan["path"]] = plan["content"]
+        learned["writes"] = planned
+        learned["reads"] = [{"path": p, "content": c} for p, c in seen.items()]
+
     def edit_from_outside(self, path: str) -> None:
         """What an editor does in this same process's stead, whole and renamed."""
         data = self.new_text()
@@ -242,7 +311,7 @@ def live(
     end = time.monotonic() + seconds
     _mortal(random.Random(seed), mortality)
     with CoherentVolume(root, session=session) as volume:
-        life = _Life(volume, Recorder(log, volume.session.name), seed)
+        life = _Life(volume, Recorder(log, volume.session.name), seed, paths)
         deeds: list[tuple[Callable[[str], None], int]] = [
             (life.read, 30),
             (life.write, 30),
@@ -250,6 +319,7 @@ def live(
             (life.append, 6),
             (life.create, 6),
             (life.delete, 3),
+            (life.transact, 10),
             (life.edit_from_outside, 4 if edits else 0),
         ]
         say("ready")

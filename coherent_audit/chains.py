@@ -1,12 +1,7 @@
-"""What several processes did to some artifacts, and whether that can be.
+"""One artifact's history: that it is one chain, and that everybody saw it so.
 
-``Recorder`` writes down each operation of one process as it starts and as it
-ends; ``load`` reads the records of all; ``check`` judges them. Nothing here
-knows the library: contents are fingerprints, generations are what the callers
-were told.
-
-The judgement rests on one chain per artifact. Generations grow by one, so the
-order of the commits is their numbers, and what is left to verify is that
+Generations grow by one, so the order of the commits is their numbers, and what
+is left to verify is that
 - no number was given to two commits, and each is accounted for,
 - each commit names its predecessor, and its author had the predecessor's bytes
   in hand (the same bytes in an older generation count),
@@ -14,148 +9,27 @@ order of the commits is their numbers, and what is left to verify is that
   wrote and nobody was told were refused,
 - nobody was shown less than what was acknowledged, or shown to anybody, before
   they asked.
-An operation that was killed, or whose outcome the library did not know, may
-have happened or not.
+Together that is linearizability. An operation that was killed, or whose outcome
+the library did not know, may have happened or not. Near-linear in the number of
+operations.
 """
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
-import itertools
-import json
-import os
-import time
+from bisect import bisect_right
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
-from typing import Any
+from itertools import accumulate
 
-__all__ = ["ABSENT", "Operation", "Recorder", "Violation", "check", "fingerprint", "load"]
+from coherent_audit.recording import ABSENT, Operation, Violation
 
-ABSENT = "absent"
-"""The fingerprint of a file that is not there."""
+__all__ = ["judge", "numbered"]
 
-
-def fingerprint(data: bytes) -> str:
-    """A name for *data*: its own text when short, else a digest of it."""
-    if len(data) <= 24 and data.isascii():
-        return f"={data.decode()}"
-    return hashlib.sha256(data).hexdigest()[:24]
+_NEVER = 1 << 63  # later than any clock
 
 
-@dataclass(frozen=True, slots=True)
-class Operation:
-    """One thing that one process did or tried.
-
-    ``kind``: read, commit, or foreign (an edit that bypasses the library).
-    ``outcome``: done, refused (nothing changed), or unknown (killed on the way).
-    ``derived_from``: the bytes its author had in hand, where the recorder knows.
-    ``content``: the bytes read or written, None where nobody can know them (an
-    append adds to what it never saw). ``repeats``: the library tries again by
-    itself, so a try that an outsider's edit raced may stand in the history too.
-    """
-
-    kind: str
-    path: str
-    started: int
-    ended: int | None = None
-    outcome: str = "done"
-    generation: int | None = None
-    base: int | None = None
-    derived_from: str | None = None
-    content: str | None = None
-    session: str = ""
-    process: int = 0
-    note: str = ""
-    repeats: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Violation:
-    """One thing that cannot be, with the operations that show it."""
-
-    rule: str
-    path: str
-    text: str
-    operations: tuple[Operation, ...] = ()
-
-    def __str__(self) -> str:
-        shown = "".join(f"\n    {operation}" for operation in self.operations)
-        return f"{self.rule}: {self.path}: {self.text}{shown}"
-
-
-# ── recording ────────────────────────────────────────────────────────────────
-
-
-class Recorder:
-    """The operations of one process, in a file that survives its kill."""
-
-    def __init__(self, file: str | os.PathLike[str], session: str) -> None:
-        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT
-        self._descriptor = os.open(os.fspath(file), flags, 0o644)
-        self._session = session
-        self._numbers = itertools.count()
-
-    @contextlib.contextmanager
-    def operation(self, kind: str, path: str, **known: Any) -> Iterator[dict[str, Any]]:
-        """Record one operation; the block fills in what it learns.
-
-        A block that is left by an exception, or never, leaves an operation of
-        unknown outcome behind.
-        """
-        number = next(self._numbers)
-        learned: dict[str, Any] = {"outcome": "done"}
-        self._write(number, {"kind": kind, "path": path, "started": time.monotonic_ns(), **known})
-        yield learned
-        self._write(number, {"ended": time.monotonic_ns(), **learned})
-
-    def _write(self, number: int, fields: dict[str, Any]) -> None:
-        line = {"number": number, "process": os.getpid(), "session": self._session, **fields}
-        os.write(self._descriptor, (json.dumps(line) + "\n").encode())
-
-
-def load(files: Iterable[str | os.PathLike[str]]) -> list[Operation]:
-    """All operations in *files*, by the time they started."""
-    operations = []
-    for file in files:
-        started: dict[tuple[int, int], dict[str, Any]] = {}
-        for line in Path(file).read_bytes().splitlines():
-            record = json.loads(line)
-            fields = started.setdefault((record["process"], record.pop("number")), {})
-            fields.update(record)
-        for fields in started.values():
-            operations.append(Operation(**{"outcome": "unknown", **fields}))
-    return sorted(operations, key=lambda operation: operation.started)
-
-
-# ── judging ──────────────────────────────────────────────────────────────────
-
-
-def check(operations: Iterable[Operation]) -> list[Violation]:
-    """Everything in *operations* that a coherent volume can never show."""
-    by_path: defaultdict[str, list[Operation]] = defaultdict(list)
-    for operation in operations:
-        by_path[operation.path].append(operation)
-    return [
-        violation
-        for path, of_path in sorted(by_path.items())
-        for chain in [_Chain.of(path, _numbered(of_path))]
-        for rule in (
-            _generations_are_unique,
-            _generations_hold_one_content,
-            _generations_are_accounted_for,
-            _contents_were_written,
-            _commits_succeed_what_they_saw,
-            _time_goes_forward,
-            _foreign_edits_are_seen,
-        )
-        for violation in rule(chain)
-    ]
-
-
-def _numbered(operations: Sequence[Operation]) -> list[Operation]:
+def numbered(operations: Sequence[Operation]) -> list[Operation]:
     """Give each read without a number the number of the one generation with its content."""
     numbers: defaultdict[str | None, set[int]] = defaultdict(set)
     for operation in operations:
@@ -174,6 +48,21 @@ def _numbered(operations: Sequence[Operation]) -> list[Operation]:
     ]
 
 
+def judge(path: str, operations: Sequence[Operation]) -> Iterator[Violation]:
+    """Everything in the (numbered) *operations* on *path* that cannot be."""
+    chain = _Chain.of(path, operations)
+    for rule in (
+        _generations_are_unique,
+        _generations_hold_one_content,
+        _generations_are_accounted_for,
+        _contents_were_written,
+        _commits_succeed_what_they_saw,
+        _time_goes_forward,
+        _foreign_edits_are_seen,
+    ):
+        yield from rule(chain)
+
+
 @dataclass(frozen=True, slots=True)
 class _Chain:
     """One artifact's operations, sorted by what they prove."""
@@ -184,6 +73,8 @@ class _Chain:
     """Acknowledged commits by generation (the first, if there are two)."""
     contents: defaultdict[int, set[str]] = field(default_factory=lambda: defaultdict(set))
     """All contents that each generation was said to have."""
+    optional: list[Operation] = field(default_factory=list)
+    """Operations that may have made a generation without being told its number."""
 
     @classmethod
     def of(cls, path: str, operations: Sequence[Operation]) -> _Chain:
@@ -191,37 +82,30 @@ class _Chain:
         for operation in operations:
             if operation.kind == "foreign" or not _proves_generation(operation):
                 continue
-            number = operation.generation
-            assert number is not None
+            number = operation.generation or 0
             if operation.kind == "commit":
                 chain.commits.setdefault(number, operation)
             if operation.content is not None:
                 chain.contents[number].add(operation.content)
+        chain.optional.extend(_optional(operations))
         return chain
 
     def violation(self, rule: str, text: str, *operations: Operation | None) -> Violation:
         return Violation(rule, self.path, text, tuple(o for o in operations if o is not None))
 
-    def optional(self) -> list[Operation]:
-        """Operations that may have made a generation without being told its number."""
-        return [o for o in self.operations if self._may_have_made_one_more(o)]
 
-    def _may_have_made_one_more(self, operation: Operation) -> bool:
+def _optional(operations: Sequence[Operation]) -> Iterator[Operation]:
+    edits = sorted((o.started, o.ended or _NEVER) for o in operations if o.kind == "foreign")
+    starts = [started for started, _ in edits]
+    latest_end = list(accumulate((ended for _, ended in edits), max))
+    for operation in operations:
         if operation.kind == "foreign":
-            return True
-        if operation.kind != "commit":
-            return False
-        if operation.outcome == "unknown":
-            return True
-        return operation.repeats and any(
-            edit.kind == "foreign" and _overlap(edit, operation) for edit in self.operations
-        )
-
-
-def _overlap(one: Operation, other: Operation) -> bool:
-    return (other.ended is None or one.started <= other.ended) and (
-        one.ended is None or other.started <= one.ended
-    )
+            yield operation
+        elif operation.kind == "commit":
+            begun_before = bisect_right(starts, operation.ended or _NEVER)
+            raced = begun_before and latest_end[begun_before - 1] >= operation.started
+            if operation.outcome == "unknown" or (operation.repeats and raced):
+                yield operation
 
 
 def _proves_generation(operation: Operation) -> bool:
@@ -231,8 +115,7 @@ def _proves_generation(operation: Operation) -> bool:
 def _generations_are_unique(chain: _Chain) -> Iterator[Violation]:
     for operation in chain.operations:
         if operation.kind == "commit" and _proves_generation(operation):
-            assert operation.generation is not None
-            first = chain.commits[operation.generation]
+            first = chain.commits[operation.generation or 0]
             if first is not operation:
                 text = f"generation {operation.generation} was given out twice"
                 yield chain.violation("duplicate generation", text, first, operation)
@@ -255,13 +138,14 @@ def _generations_hold_one_content(chain: _Chain) -> Iterator[Violation]:
 def _generations_are_accounted_for(chain: _Chain) -> Iterator[Violation]:
     last = max([*chain.commits, *chain.contents], default=0)
     unclaimed = [number for number in range(1, last + 1) if number not in chain.commits]
-    optional = chain.optional()
+    optional = chain.optional
     if len(unclaimed) > len(optional):
         text = f"nobody made the generations {unclaimed}: {len(optional)} operations could have"
         yield chain.violation("generation gap", text)
+    could = {operation.content for operation in optional}
     for number in unclaimed:
         for content in chain.contents.get(number, ()):
-            if not any(o.content in {content, None} for o in optional):
+            if content not in could and None not in could:
                 text = f"generation {number} holds {content!r}, made by no operation left over"
                 shown = [o for o in chain.operations if o.generation == number]
                 yield chain.violation("generation nobody made", text, *shown[:1])
@@ -271,6 +155,15 @@ def _contents_were_written(chain: _Chain) -> Iterator[Violation]:
     writes = [o for o in chain.operations if o.kind != "read"]
     could = {o.content for o in writes if o.outcome != "refused"}
     refused = {o.content: o for o in writes if o.outcome == "refused"}
+    unknown_among_commits = any(o.content is None for o in chain.commits.values())
+    unknown_among_optional = any(o.content is None for o in chain.optional)
+
+    def may_hold_anything(generation: int | None) -> bool:
+        """Whether it was made by an operation whose result nobody recorded."""
+        if generation is not None and generation in chain.commits:
+            return chain.commits[generation].content is None
+        return unknown_among_optional or (generation is None and unknown_among_commits)
+
     for operation in chain.operations:
         content = operation.content
         if operation.kind != "read" or content is None or content in could:
@@ -280,28 +173,20 @@ def _contents_were_written(chain: _Chain) -> Iterator[Violation]:
         if content in refused:
             text = "a write that was refused became visible"
             yield chain.violation("refused write visible", text, refused[content], operation)
-        elif operation.outcome == "done" and not _may_hold_anything(chain, operation.generation):
+        elif operation.outcome == "done" and not may_hold_anything(operation.generation):
             yield chain.violation("torn or mixed read", "nobody wrote these bytes", operation)
 
 
-def _may_hold_anything(chain: _Chain, generation: int | None) -> bool:
-    """Whether the generation was made by an operation whose result nobody recorded."""
-    if generation is not None and generation in chain.commits:
-        return chain.commits[generation].content is None
-    if generation is None and any(o.content is None for o in chain.commits.values()):
-        return True
-    return any(o.content is None for o in chain.optional())
-
-
 def _commits_succeed_what_they_saw(chain: _Chain) -> Iterator[Violation]:
+    outside = {o.content for o in chain.operations if o.kind == "foreign"}
     for generation, commit in sorted(chain.commits.items()):
         if commit.base is not None and commit.base != generation - 1:
             text = f"generation {generation} claims to succeed {commit.base}"
             yield chain.violation("wrong base", text, commit)
-        before = set(chain.contents.get(generation - 1, ()))
+        before: set[str | None] = {*chain.contents.get(generation - 1, ())}
         if before and generation == 1:
             # Outsiders may give generation 0 one content after the other.
-            before |= {o.content for o in chain.operations if o.kind == "foreign"}
+            before |= outside
         if not before or commit.derived_from is None or commit.derived_from in before:
             continue
         text = (
@@ -329,7 +214,7 @@ def _time_goes_forward(chain: _Chain) -> Iterator[Violation]:
             continue
         floor = newest_at_start.get(id(operation))
         if floor is not None:
-            yield from _judge_against(chain, floor, operation, removable)
+            yield from _judge_against(chain, floor, operation, removable=removable)
         if operation.generation is not None and (
             newest is None or operation.generation > (newest.generation or 0)
         ):
@@ -337,10 +222,9 @@ def _time_goes_forward(chain: _Chain) -> Iterator[Violation]:
 
 
 def _judge_against(
-    chain: _Chain, floor: Operation, operation: Operation, removable: bool
+    chain: _Chain, floor: Operation, operation: Operation, *, removable: bool
 ) -> Iterator[Violation]:
-    known = floor.generation
-    assert known is not None
+    known = floor.generation or 0
     if operation.generation is None:
         if operation.kind == "read" and operation.content == ABSENT and known and not removable:
             text = f"generation {known} is gone and nobody removed it"
@@ -359,25 +243,27 @@ def _foreign_edits_are_seen(chain: _Chain) -> Iterator[Violation]:
     first_shown: dict[tuple[int, str], Operation] = {}
     for operation in sorted(chain.operations, key=lambda o: o.ended or 0):
         if operation.kind != "foreign" and _proves_generation(operation) and operation.content:
-            assert operation.generation is not None
-            first_shown.setdefault((operation.generation, operation.content), operation)
-    edits = [
-        o
-        for o in chain.operations
-        if o.kind == "foreign" and o.outcome == "done" and o.content not in {ABSENT, None}
-    ]
+            first_shown.setdefault((operation.generation or 0, operation.content), operation)
+    edits = sorted(
+        (
+            o
+            for o in chain.operations
+            if o.kind == "foreign" and o.outcome == "done" and o.content not in {ABSENT, None}
+        ),
+        key=lambda o: o.started,
+    )
+    starts = [edit.started for edit in edits]
+    put_back = {edit.content for edit in edits}
     for read in chain.operations:
         if read.kind != "read" or not _proves_generation(read) or read.content is None:
             continue
-        assert read.generation is not None
-        shown = first_shown[read.generation, read.content]
-        if read.generation == 0 and any(edit.content == read.content for edit in edits):
+        shown = first_shown[read.generation or 0, read.content]
+        if shown.ended is None or (read.generation == 0 and read.content in put_back):
             continue  # put back by an outsider, and still generation 0
-        for edit in edits:
-            assert edit.ended is not None
-            if edit.ended >= read.started or edit.content == read.content:
-                continue
-            if shown.ended is not None and shown.ended < edit.started:
+        for edit in edits[bisect_right(starts, shown.ended) :]:
+            if edit.started >= read.started:
+                break
+            if (edit.ended or _NEVER) < read.started and edit.content != read.content:
                 text = "shows what stood there before an outsider's edit"
                 yield chain.violation("stale read", text, shown, edit, read)
                 break
