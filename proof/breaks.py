@@ -1,7 +1,4 @@
-"""The deliberate breaks of the code, and the check that must notice each; a list only.
-
-Each is a line or two that a tired person might write; every guarantee has some.
-"""
+"""The deliberate breaks of the code, and the check that must notice each: a list only."""
 
 from __future__ import annotations
 
