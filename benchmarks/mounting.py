@@ -259,7 +259,7 @@ def main(given: Sequence[str] | None = None) -> int:
         return 1
     os.environ.pop("COHERENT_SESSION", None)
     seed = arguments.seed if arguments.seed is not None else random.randrange(1 << 32)
-    blocks, large = (3, 64 * MIB) if arguments.quick else (9, 256 * MIB)
+    blocks, large = (3, 64 * MIB) if arguments.quick else (6, 256 * MIB)
     directory = Path(tempfile.mkdtemp(prefix=".bench-", dir=arguments.directory)).resolve()
     known, begin = machine.facts(directory), time.monotonic()
     context = Context(Settings(), directory, random.Random(seed), lambda text: None)
