@@ -132,7 +132,7 @@ class FencedMoves(FencedNames):
         if source is None:
             os.unlink(place[1], dir_fd=self.nodes.descriptor(place[0]))
         elif leaving is not None:
-            self._depart(self.state(source), leaving)
+            self._depart(self.state(source), leaving, caller.pid)
 
     def _shown_number(self, descriptor: int, key: ArtifactKey | None) -> int:
         """The inode number under which the source of a move is shown."""
@@ -273,7 +273,7 @@ class FencedMoves(FencedNames):
                 raise no_such(errno.EEXIST)
             state = self.state(target)
             if self._is_file(state):
-                self._depart(state, self._departure(state, caller, "rename"))
+                self._depart(state, self._departure(state, caller, "rename"), caller.pid)
         if target is not None:
             self.settle(float("inf"), target)
             if self.state(target).deleted is None and self.on_disk(target) is not None:

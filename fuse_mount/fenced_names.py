@@ -135,7 +135,7 @@ class FencedNames(FencedAttributes):
                 super().unlink(caller, parent, name)
                 return
             claim = self._departure(state, caller, operation)
-            self._depart(state, claim)
+            self._depart(state, claim, caller.pid)
 
     def _is_file(self, state: State) -> bool:
         """Whether the session sees a regular file there; ENOENT when it sees nothing."""
@@ -167,7 +167,7 @@ class FencedNames(FencedAttributes):
         except CoherenceError as error:
             raise self.fence.refusal(key, operation, error) from error
 
-    def _depart(self, state: State, claim: Claim) -> None:
+    def _depart(self, state: State, claim: Claim, remover: int) -> None:
         """The session no longer sees the artifact."""
         copy = state.copy
         was_new = copy is not None and copy.is_new and not copy.discarded
@@ -175,4 +175,4 @@ class FencedNames(FencedAttributes):
             self.discard(state, copy)
         if was_new and state.deleted is None:
             return  # nobody else ever saw it
-        self.hold_deletion(state, state.deleted.claim if state.deleted else claim)
+        self.hold_deletion(state, state.deleted.claim if state.deleted else claim, remover)

@@ -129,6 +129,10 @@ class Connection(LockRequests):
         except ProtocolError as error:
             _log.warning("request %d: %s", request.opcode, error)
             return errno.EIO, None
+        except (OverflowError, ValueError, struct.error) as error:
+            # A number or a name that the system calls do not take.
+            _log.warning("request %d: %s", request.opcode, error)
+            return errno.EINVAL, None
         except Exception:  # noqa: BLE001 - whoever asked must be answered
             _log.exception("request %d failed", request.opcode)
             return errno.EIO, None
@@ -165,7 +169,10 @@ class Connection(LockRequests):
         return None
 
     def _batch_forget(self, request: Request, fields: Fields, rest: memoryview) -> Answer:
-        for node, count in struct.iter_unpack("=QQ", rest[: fields[0] * 16]):
+        size = fields[0] * 16
+        if len(rest) < size:
+            raise ProtocolError(f"{fields[0]} nodes in {len(rest)} bytes")
+        for node, count in struct.iter_unpack("=QQ", rest[:size]):
             self.tree.forget(node, count)
         return None
 

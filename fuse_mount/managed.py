@@ -37,6 +37,8 @@ __all__ = ["GENERATION_ATTR_S", "Hold", "Managed", "State"]
 
 _log = logging.getLogger("coherent_volume")
 _TICK_S = 0.05
+_REMOVER_S = 0.8
+"""How much longer a deletion is held while whoever made it still runs."""
 GENERATION_ATTR_S = 1.0
 """A node belongs to one generation, and each look-up brings its attributes anew."""
 
@@ -47,6 +49,18 @@ class Hold:
 
     claim: Claim
     due: float
+    remover: int
+    """The thread that removed it; 0: nobody knows."""
+
+    def is_due(self, until: float) -> bool:
+        """Whether it is to be committed: a remover that lives may be about to write.
+
+        On a busy machine git takes longer between its two steps than the hold.
+        """
+        if until < self.due:
+            return False
+        waits = self.remover and until < self.due + _REMOVER_S
+        return not (waits and os.path.exists(f"/proc/{self.remover}"))
 
 
 @dataclass(slots=True, eq=False)
@@ -327,7 +341,7 @@ class Managed(OpenFiles):
             for state in list(self._states.values())
             if state.key.startswith(below)
             and (
-                (state.deleted is not None and not state.replaces and state.deleted.due <= until)
+                (state.deleted is not None and not state.replaces and state.deleted.is_due(until))
                 or 0 < state.empty_due <= until
             )
         ]
@@ -346,9 +360,9 @@ class Managed(OpenFiles):
             for key in deletions:
                 self.state(key).deleted = None
 
-    def hold_deletion(self, state: State, claim: Claim) -> None:
+    def hold_deletion(self, state: State, claim: Claim, remover: int) -> None:
         """The session has deleted the artifact; peers learn of it a little later."""
-        state.deleted = Hold(claim, time.monotonic() + self.fence.options.hold_s)
+        state.deleted = Hold(claim, time.monotonic() + self.fence.options.hold_s, remover)
         state.replaces = False
 
     def close(self) -> None:

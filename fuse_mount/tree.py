@@ -333,7 +333,9 @@ class Tree:
 
     def readdir(self, handle: int, offset: int) -> list[tuple[bytes, int, int]]:
         """(name, inode, type) of the entries from *offset* on; 0 looks anew."""
-        listing = self._listings[handle]
+        listing = self._listings.get(handle)
+        if listing is None:
+            raise no_such(errno.EBADF)
         if listing.entries is None or offset == 0:
             listing.entries = self.entries(listing.node)
         return listing.entries[offset:]

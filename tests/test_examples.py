@@ -10,6 +10,7 @@ import sys
 import pytest
 
 from tests.harness.command import COHERENT, REPOSITORY, Command
+from tests.harness.mounted import needs_fuse
 
 EXAMPLES = REPOSITORY / "examples"
 
@@ -63,6 +64,14 @@ def test_two_shells_lose_an_edit_without_the_command_and_keep_it_with_it(run):
     assert "bob: exit code 75" in told
     assert "alice committed since you read it" in told
     assert told.rstrip().endswith("2 of 2 edits are there.")
+
+
+@needs_fuse
+def test_two_agents_with_plain_tools_lose_nothing(run):
+    told = run("bash", EXAMPLES / "two_agents.sh")
+    assert "    bash: plan.md: Permission denied\n" in told
+    assert "alice saw generation 0; current is generation 1." in told
+    assert told.rstrip().endswith("Every line of both is there.")
 
 
 @pytest.mark.invariant("I1")

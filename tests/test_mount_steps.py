@@ -20,6 +20,8 @@ SAVERS = {
     "unlink and create": "rm plans/plan.md; sleep 0.1; cat ../new > plans/plan.md",
     "backup and create": "mv plans/plan.md plans/plan.md~; sleep 0.1; cat ../new > plans/plan.md",
     "truncate, then write": ": > plans/plan.md; sleep 0.1; cat ../new >> plans/plan.md",
+    "one slow program": "python3 -c \"import os, time; p = 'plans/plan.md'; os.remove(p);"
+    " time.sleep(0.4); open(p, 'wb').write(open('../new', 'rb').read())\"",
     "temp and rename": "cat ../new > t; mv t plans/plan.md",
     "twice opened": "exec 3>plans/plan.md; head -c 3000 ../new >&3; sleep 0.1;"
     " tail -c +3001 ../new >&3; exec 3>&-",

@@ -100,7 +100,7 @@ def test_a_program_writes_again_what_it_removed_a_while_ago(mounted):
     alice.ok(
         "python3 - <<'END'\n"
         "import os, time\n"
-        "open('f', 'w').write('one'); open('f').read(); os.remove('f'); time.sleep(0.5)\n"
+        "open('f', 'w').write('one'); open('f').read(); os.remove('f'); time.sleep(1.3)\n"
         "open('f', 'w').write('two')\nassert open('f').read() == 'two'\nEND"
     )
 

@@ -19,6 +19,8 @@ from coherent_audit import (
 )
 from coherent_volume import ConflictError, LeasedError, rebuild_sidecar
 from tests.harness.command import Command
+from tests.harness.processes import Workers
+from tests.harness.workload import live
 from tests.test_history import START, commit, history, read, rules_broken
 
 PLAN = "plans/plan.md"
@@ -174,6 +176,33 @@ def test_flipped_bits_of_the_history_never_pass(lived, volume, seed):
         database.execute("UPDATE history SET content=? WHERE seq=?", (bytes(flipped), seq))
     database.close()
     assert not volume().audit().ok
+
+
+def test_audit_of_a_volume_that_others_write_to_finds_nothing(root, volume):
+    """Also while they prune: what it compares is of one moment."""
+    auditor = volume("auditor")
+    config = root / ".coherence" / "config.toml"
+    config.write_text(config.read_text().replace("generations = 100\n", "generations = 2\n"))
+    with Workers() as workers:
+        for number in range(3):
+            workers.start(
+                live,
+                root=root,
+                log=root.parent / f"{number}.log",
+                seed=number,
+                session=f"writer{number}",
+                paths=[PLAN, OTHER, "plans/third.md"],
+                seconds=1.5,
+                edits=True,
+            )
+        for worker in workers.all:
+            worker.wait_for("ready")
+        audits = 0
+        while any(worker.running for worker in workers.all):
+            assert auditor.audit().findings == ()
+            audits += 1
+        workers.finish()
+    assert audits
 
 
 def test_command_says_one_line_for_each_violation_and_fails(lived):

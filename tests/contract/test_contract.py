@@ -33,9 +33,10 @@ def both(request, tmp_path_factory) -> Iterator[tuple[Adapter, CoherentVolume]]:
     root = scratch / "root"
     (root / "merged").mkdir(parents=True)
     (root / "plans").mkdir()
-    CoherentVolume(root, managed=("plans/**", "merged/**")).close()
+    # Not the temporary files of tools, which would make generations of their own.
+    CoherentVolume(root, managed=("plans/*.md", "merged/*.md")).close()
     with (root / ".coherence" / "config.toml").open("a") as config:
-        config.write('[[rule]]\npaths = ["merged/**"]\non_conflict = "merge"\n')
+        config.write('[[rule]]\npaths = ["merged/*.md"]\non_conflict = "merge"\n')
     with (
         CoherentVolume(root, session="bob") as bob,
         ADAPTERS[request.param](root, scratch) as alice,
@@ -107,7 +108,7 @@ def test_each_write_is_one_generation_and_seen_by_the_peer(alice, bob, root, pla
 
 
 def test_a_new_artifact_is_created_once(alice, bob, plan):
-    new = f"{plan}.new"
+    new = plan.replace(".md", "-new.md")
     alice.create(new, b"new\n")
     assert bob.read(new) == b"new\n"
     with pytest.raises(ExistsError):
@@ -118,8 +119,8 @@ def test_a_new_artifact_is_created_once(alice, bob, plan):
 
 def test_what_does_not_exist_cannot_be_read_or_deleted(alice, plan):
     for act in (
-        lambda: alice.read("plans/absent"),
-        lambda: alice.delete("plans/absent"),
+        lambda: alice.read("plans/absent.md"),
+        lambda: alice.delete("plans/absent.md"),
     ):
         with pytest.raises(AbsentError):
             act()
@@ -146,7 +147,7 @@ def test_a_deletion_reaches_the_peer_and_is_one_generation(alice, bob, root, pla
 
 
 def test_a_rename_takes_the_content_along(alice, bob, root, plan):
-    other = f"{plan}.other"
+    other = plan.replace(".md", "-other.md")
     alice.read(plan)
     alice.rename(plan, other)
     until(lambda: not (root / plan).exists(), "the file is gone")
