@@ -239,7 +239,8 @@ def main(words: Sequence[str]) -> int:
     minutes = (time.monotonic() - started) / 60
     whole = set(given.only) == set(_PARTS)
     fine = proof.fine if whole else not any(each.bad for each in proof.of.values())
-    verdict = "all green, all mutants dead" if fine else "NOT PROVED"
+    green = "all green, all mutants dead" if whole else "nothing wrong"
+    verdict = green if fine else "NOT PROVED"
     scope = "" if whole else f" (only {' '.join(given.only)})"
     print(f"{verdict}{scope}, {minutes:.1f} minutes")
     return 0 if fine else 1
