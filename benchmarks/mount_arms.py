@@ -20,9 +20,10 @@ from benchmarks.ours import CoherentVolume
 from benchmarks.settings import Context
 from fuse_mount import mount
 
-__all__ = ["NATIVE", "Side", "sides"]
+__all__ = ["FUSEPY", "NATIVE", "Side", "sides"]
 
 NATIVE = "native"
+FUSEPY = "bare fusepy"
 _WAIT_S = 20.0
 _REPOSITORY = Path(__file__).resolve().parent.parent
 
@@ -48,19 +49,16 @@ def sides(
     fill(native)
     found = [Side(NATIVE, native)]
     with contextlib.ExitStack() as stack:
-        root, where = context.fresh_directory("root"), context.fresh_directory("ours")
-        for name in ("managed", "free"):
-            (root / name).mkdir()
-            fill(root / name)
-        globs = ("managed/files/*.md", "managed/tree-*/**")
-        CoherentVolume(root, managed=globs, durability="process").close()
-        stack.enter_context(mount(root, where, "benchmark"))
+        where = stack.enter_context(_ours(context, fill, "kernel"))
         found += [Side("artifacts", where / "managed", fenced=True), Side("others", where / "free")]
         commands = [(path.name, _example(path)) for path in programs]
-        if _without_fusepy() is None:
-            commands.insert(0, ("fusepy", [sys.executable, "-m", "benchmarks.loopback"]))
+        missing = _without_fusepy()
+        if missing is None:
+            where = stack.enter_context(_ours(context, fill, "fusepy"))
+            found.append(Side("others, over fusepy", where / "free"))
+            commands.insert(0, (FUSEPY, [sys.executable, "-m", "benchmarks.loopback"]))
         else:
-            context.notes.append(f"fusepy is left out: {_without_fusepy()}")
+            context.notes.append(f"fusepy is left out: {missing}")
         if not programs:
             context.notes.append("libfuse's examples are left out: none was named (--c PROGRAM)")
         for name, words in commands:
@@ -73,6 +71,19 @@ def sides(
             else:
                 found.append(Side(name, where))
         yield found
+
+
+@contextlib.contextmanager
+def _ours(context: Context, fill: Callable[[Path], None], transport: str) -> Iterator[Path]:
+    """A mount of a volume with files that are managed, and others."""
+    root, where = context.fresh_directory("root"), context.fresh_directory(transport)
+    for name in ("managed", "free"):
+        (root / name).mkdir()
+        fill(root / name)
+    globs = ("managed/files/*.md", "managed/tree-*/**")
+    CoherentVolume(root, managed=globs, durability="process").close()
+    with mount(root, where, "benchmark", transport=transport):
+        yield where
 
 
 def _without_fusepy() -> str | None:

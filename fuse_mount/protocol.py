@@ -201,7 +201,7 @@ def request(message: memoryview) -> Request:
 
 _SHORT = frozenset(
     {
-        *(Opcode.LOOKUP, Opcode.FORGET, Opcode.BATCH_FORGET, Opcode.GETATTR, Opcode.READLINK),
+        *(Opcode.LOOKUP, Opcode.GETATTR, Opcode.READLINK),
         *(Opcode.OPEN, Opcode.RELEASE, Opcode.STATFS, Opcode.GETXATTR, Opcode.LISTXATTR),
         *(Opcode.OPENDIR, Opcode.READDIR, Opcode.RELEASEDIR, Opcode.INTERRUPT, Opcode.WRITE),
     }
@@ -210,7 +210,10 @@ _SHORT_BYTES = 64 << 10
 
 
 def is_short(message: memoryview) -> bool:
-    """Whether a request is most likely answered at once: no commit, no wait for a disk."""
+    """Whether a request is most likely answered at once: no commit, no wait for a disk.
+
+    To forget a node is none: it may be the end of a removed file.
+    """
     if len(message) > _SHORT_BYTES or len(message) < IN_HEADER.size + 4:
         return False
     opcode = message[4]
