@@ -45,7 +45,7 @@ model: $(STAMP)  ## Check the model of the protocol: TLA+ and Python count the s
 mutants: $(STAMP)  ## Break the code on purpose, one line at a time; each break must be caught by its check.
 	$(RUN) -m proof.mutants $(ARGS)
 
-crash: $(STAMP)  ## Kill, fail and unplug every operation in each of its system calls; 20 minutes (ARGS='--every 5': less).
+crash: $(STAMP)  ## Kill and fail every operation in each of its system calls, unplug it in some; 20 minutes (ARGS='--every 5': less).
 	$(RUN) -m proof.sweeps $(ARGS)
 
 histories: $(STAMP)  ## A million random operations at all doors, with kills and foreign edits, judged (ARGS='--operations N').

@@ -104,7 +104,7 @@ def test_stale_view_is_refused_and_the_next_read_is_fresh(root, reader, process,
 
 
 @pytest.mark.invariant("I1")
-@pytest.mark.parametrize("text", POLICIES)
+@pytest.mark.parametrize("text", TRUSTING)
 def test_processes_that_count_together_under_a_policy_lose_nothing(root, volume, process, text):
     volume("starter").create("plans/n", "0")
     body = """

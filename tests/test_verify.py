@@ -285,6 +285,14 @@ def test_half_of_a_transaction_that_was_killed_is_no_order():
     assert not rules_broken(history(BOTH, killed, torn[1]))
 
 
+def test_deletion_that_was_killed_is_not_taken_for_another_absence():
+    steps = [
+        transaction([("a", 0, ABSENT)], [("b", 1, "b1")]),
+        ("commit", {"path": "a", "content": ABSENT, "outcome": "unknown", "ended": None}),
+    ]
+    assert not rules_broken(history(seen("a", 0, ABSENT), *steps))
+
+
 def test_content_that_came_twice_accuses_nobody():
     again = [
         transaction(writes=[("a", 2, "x"), ("b", 2, "y")], started=22, ended=23),
