@@ -253,6 +253,7 @@ class Fence:
         except CoherenceError as error:
             raise self.refusal(key, "append", error) from error
         self._committed(key, done, process, renews=False)
+        self.credit.note_appended(key, done.base, _seen(done), process)
         return done
 
     def delete(self, claims: dict[ArtifactKey, Claim]) -> list[ArtifactKey]:
@@ -290,8 +291,7 @@ class Fence:
     ) -> None:
         self.reasons.settled(key)
         if renews:
-            seen = SeenRow(done.generation, Digest(bytes.fromhex(done.digest)), done.epoch)
-            self.credit.note_commit(key, seen, process)
+            self.credit.note_commit(key, _seen(done), process)
         self._nudge()
 
     def keep_aside(
@@ -336,6 +336,10 @@ class Fence:
         if base is None:
             return seen.generation, None, "I"
         return seen.generation, base.generation, "S" if base.digest == seen.digest else "I"
+
+
+def _seen(done: Commit) -> SeenRow:
+    return SeenRow(done.generation, Digest(bytes.fromhex(done.digest)), done.epoch)
 
 
 def _deletion(key: ArtifactKey, claim: Claim) -> Intent:

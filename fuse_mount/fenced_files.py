@@ -162,21 +162,20 @@ class FencedFiles(Managed):
                 raise no_such(errno.ESTALE)
             mode = flags & (os.O_ACCMODE | os.O_APPEND)
             descriptor = os.open(b"/proc/self/fd/%d" % copy.descriptor, mode | os.O_CLOEXEC)
+            self.spare(descriptor)
             writable = flags & os.O_ACCMODE != os.O_RDONLY
             process, _ = process_of(caller.pid)
             credit, base = self.fence.credit, copy.claim.base
             if not writable:
                 credit.note_opened(copy.key, process, base)
-            elif (
-                not flags & os.O_APPEND
-                and not copy.is_new  # whatever was there before is gone, and was judged then
-                and credit.is_behind(copy.key, process, base)
+            # Of a new file: whatever was there before is gone, and was judged then.
+            elif not (flags & os.O_APPEND or copy.is_new) and credit.is_behind(
+                copy.key, process, base
             ):
                 os.close(descriptor)
                 raise self._two_programs(copy, "open", "saved")
             if flags & os.O_TRUNC:
-                # What was there is gone, another program's unfinished save too:
-                # the copy is a whole save again once something is written.
+                # Another program's unfinished save is gone too: it is a whole save again.
                 os.ftruncate(descriptor, 0)
                 copy.dirty, copy.has_data, copy.writer = True, False, 0
             if writable and not flags & os.O_APPEND:
@@ -209,7 +208,11 @@ class FencedFiles(Managed):
             copy = self._new_file(state, caller, parent, mode)
             copy.grows_only = bool(flags & os.O_APPEND)
             entry = self.copy_entry(copy)
-            return entry, self._open_copy(caller, self.nodes.get(entry.node), copy, flags)
+            try:
+                return entry, self._open_copy(caller, self.nodes.get(entry.node), copy, flags)
+            except BaseException:
+                self.discard(state, copy)
+                raise
 
     def _new_file(self, state: State, caller: Caller, parent: Node, mode: int) -> WorkingCopy:
         if state.deleted is not None:

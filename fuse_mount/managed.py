@@ -13,6 +13,7 @@ import contextlib
 import errno
 import logging
 import os
+import resource
 import stat
 import threading
 import time
@@ -27,7 +28,7 @@ from coherent_volume.syscalls import openat2
 from fuse_mount.claims import Claim
 from fuse_mount.faces import Faces
 from fuse_mount.fence import Fence
-from fuse_mount.handles import OpenFiles
+from fuse_mount.handles import Handle, OpenFiles
 from fuse_mount.nodes import Node, no_such
 from fuse_mount.protocol import Attr, Entry
 from fuse_mount.tree import attr_of
@@ -37,6 +38,7 @@ __all__ = ["GENERATION_ATTR_S", "Hold", "Managed", "State"]
 
 _log = logging.getLogger("coherent_volume")
 _TICK_S = 0.05
+_RESERVE = 200
 _REMOVER_S = 0.8
 """How much longer a deletion is held while whoever made it still runs."""
 GENERATION_ATTR_S = 1.0
@@ -93,8 +95,25 @@ class Managed(OpenFiles):
         self.copies = Copies(fence.parts)
         self.faces = Faces()
         self._states: dict[ArtifactKey, State] = {}
+        # Set aside for commits, and for the library's own files.
+        self._descriptors_max = resource.getrlimit(resource.RLIMIT_NOFILE)[0] - _RESERVE
         self._stopped = threading.Event()
         self._clock = threading.Thread(target=self._tick, name="fuse-clock", daemon=True)
+
+    def keep_handle(self, handle: Handle) -> int:
+        """Enter *handle* into the table; EMFILE when there are too many."""
+        self.spare(handle.descriptor)
+        return super().keep_handle(handle)
+
+    def spare(self, descriptor: int) -> None:
+        """Close *descriptor* and raise EMFILE while a commit could still be made.
+
+        A close that finds no descriptor left could neither commit nor keep what
+        was written. The system gives the lowest free number, so a high one tells.
+        """
+        if descriptor >= self._descriptors_max:
+            os.close(descriptor)
+            raise no_such(errno.EMFILE)
 
     def start(self) -> None:
         """Start the clock."""

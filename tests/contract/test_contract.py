@@ -119,8 +119,8 @@ def test_a_new_artifact_is_created_once(alice, bob, plan):
 
 def test_what_does_not_exist_cannot_be_read_or_deleted(alice, plan):
     for act in (
-        lambda: alice.read("plans/absent"),
-        lambda: alice.delete("plans/absent"),
+        lambda: alice.read("plans/absent.md"),
+        lambda: alice.delete("plans/absent.md"),
     ):
         with pytest.raises(AbsentError):
             act()
