@@ -47,7 +47,7 @@ from fuse_mount.errnos import errno_of
 from fuse_mount.nodes import no_such
 from fuse_mount.reasons import Reasons
 
-__all__ = ["PATH_MAX", "Fence", "Options"]
+__all__ = ["PATH_MAX", "Fence", "Options", "seen_of"]
 
 _log = logging.getLogger("coherent_volume")
 _MANAGED_MAX = 100_000
@@ -253,7 +253,7 @@ class Fence:
         except CoherenceError as error:
             raise self.refusal(key, "append", error) from error
         self._committed(key, done, process, renews=False)
-        self.credit.note_appended(key, done.base, _seen(done), process)
+        self.credit.note_appended(key, done.base, seen_of(done), process)
         return done
 
     def delete(self, claims: dict[ArtifactKey, Claim]) -> list[ArtifactKey]:
@@ -291,7 +291,7 @@ class Fence:
     ) -> None:
         self.reasons.settled(key)
         if renews:
-            self.credit.note_commit(key, _seen(done), process)
+            self.credit.note_commit(key, seen_of(done), process)
         self._nudge()
 
     def keep_aside(
@@ -338,7 +338,8 @@ class Fence:
         return seen.generation, base.generation, "S" if base.digest == seen.digest else "I"
 
 
-def _seen(done: Commit) -> SeenRow:
+def seen_of(done: Commit) -> SeenRow:
+    """What whoever made the commit *done* has seen with it."""
     return SeenRow(done.generation, Digest(bytes.fromhex(done.digest)), done.epoch)
 
 

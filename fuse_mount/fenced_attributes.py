@@ -13,7 +13,8 @@ import time
 
 from coherent_volume.model import ArtifactKey
 from fuse_mount.fenced_files import FencedFiles
-from fuse_mount.managed import GENERATION_ATTR_S
+from fuse_mount.handles import Handle
+from fuse_mount.managed import GENERATION_ATTR_S, State
 from fuse_mount.nodes import Node
 from fuse_mount.processes import process_of
 from fuse_mount.protocol import Attr
@@ -51,12 +52,7 @@ class FencedAttributes(FencedFiles):
         if key is None:
             return super().setattr(caller, node, change)
         if change.resizes and change.has_handle:
-            handle = self.handle(change.handle)
-            self.about_to_write(handle)
-            os.ftruncate(handle.descriptor, change.size)
-            if isinstance(handle.extra, WorkingCopy) and not handle.extra.discarded:
-                handle.extra.changed(data=change.size > 0)
-                handle.extra.grows_only = False
+            self._truncate_open(self.state(key), self.handle(change.handle), change.size)
         elif change.resizes:
             return self._truncate(caller, key, node, change)
         if change.other_than_size:
@@ -64,6 +60,15 @@ class FencedAttributes(FencedFiles):
         if isinstance(copy, WorkingCopy):
             return self.copy_attr(copy), 0.0
         return self.getattr(node)
+
+    def _truncate_open(self, state: State, handle: Handle, size: int) -> None:
+        """ftruncate(2); no commit falls between it and its note."""
+        with state.lock:
+            self.about_to_write(handle)
+            os.ftruncate(handle.descriptor, size)
+            if isinstance(handle.extra, WorkingCopy) and not handle.extra.discarded:
+                handle.extra.changed(data=size > 0)
+                handle.extra.grows_only = False
 
     def _truncate(
         self, caller: Caller, key: ArtifactKey, node: Node, change: Change

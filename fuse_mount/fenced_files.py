@@ -17,6 +17,7 @@ import errno
 import os
 import stat
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from coherent_volume.errors import (
@@ -26,11 +27,11 @@ from coherent_volume.errors import (
     StaleGenerationError,
 )
 from coherent_volume.files import Fingerprint
-from coherent_volume.model import ArtifactKey, Digest
+from coherent_volume.model import ArtifactKey
 from coherent_volume.paths import shown
 from coherent_volume.records import SeenRow
 from fuse_mount.claims import OVERWRITE, Claim
-from fuse_mount.fence import Fence
+from fuse_mount.fence import Fence, seen_of
 from fuse_mount.handles import Handle
 from fuse_mount.managed import Managed, State
 from fuse_mount.nodes import Node, no_such
@@ -39,7 +40,7 @@ from fuse_mount.protocol import Entry
 from fuse_mount.tree import Caller
 from fuse_mount.working import WorkingCopy
 
-__all__ = ["FencedFiles", "Late", "digest_from"]
+__all__ = ["FencedFiles", "Late"]
 
 _KNOWN_MAX = 50_000
 
@@ -238,10 +239,18 @@ class FencedFiles(Managed):
         """Write to an open file; to a working copy only while it may still be committed."""
         del caller
         handle = self.handle(number)
-        self.about_to_write(handle)
-        done = os.pwrite(handle.descriptor, data, offset)
-        self.has_written(handle)
-        return done
+        with self.writing(handle):
+            return os.pwrite(handle.descriptor, data, offset)
+
+    @contextlib.contextmanager
+    def writing(self, handle: Handle) -> Iterator[None]:
+        """Write to *handle* in the block: no commit falls between the write and its note."""
+        copy = handle.extra
+        lock = self.state(copy.key).lock if isinstance(copy, WorkingCopy) else None
+        with lock or contextlib.nullcontext():
+            self.about_to_write(handle)
+            yield
+            self.has_written(handle)
 
     def about_to_write(self, handle: Handle) -> None:
         """Refuse a write through an older handle, before it does anything."""
@@ -312,20 +321,15 @@ class FencedFiles(Managed):
 
     def fallocate(self, caller: Caller, number: int, mode: int, offset: int, length: int) -> None:
         """Allocate, punch or zero a range."""
-        handle = self.handle(number)
-        self.about_to_write(handle)
-        super().fallocate(caller, number, mode, offset, length)
-        self.has_written(handle)
+        with self.writing(self.handle(number)):
+            super().fallocate(caller, number, mode, offset, length)
 
     def copy_range(
         self, caller: Caller, source: tuple[int, int], target: tuple[int, int], size: int
     ) -> int:
         """Copy from (handle, offset) to (handle, offset); how many bytes."""
-        handle = self.handle(target[0])
-        self.about_to_write(handle)
-        done = super().copy_range(caller, source, target, size)
-        self.has_written(handle)
-        return done
+        with self.writing(self.handle(target[0])):
+            return super().copy_range(caller, source, target, size)
 
     # ── closing ──────────────────────────────────────────────────────────────
 
@@ -363,7 +367,7 @@ class FencedFiles(Managed):
             done = self.fence.save(
                 late.key, late.claim, lambda: data, "write", process=handle.opener
             )
-            late.claim = Claim(SeenRow(done.generation, digest_from(done.digest), done.epoch))
+            late.claim = Claim(seen_of(done))
 
     def release(self, number: int) -> None:
         """The last descriptor is closed; nobody hears of a refusal any more."""
@@ -381,7 +385,8 @@ class FencedFiles(Managed):
             if copy.handles > 0 or copy.discarded:
                 return
             if not copy.dirty:
-                self.discard(state, copy)
+                if not copy.is_shown:  # else somebody is about to open it
+                    self.discard(state, copy)
             elif copy.has_data:
                 with contextlib.suppress(OSError):  # the reason is noted, the content kept
                     self.commit_copy(state, copy, 0, "write")
@@ -393,8 +398,3 @@ def _fingerprint(found: os.stat_result) -> Fingerprint:
     return Fingerprint(
         found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
     )
-
-
-def digest_from(text: str) -> Digest:
-    """A digest from its hexadecimal form."""
-    return Digest(bytes.fromhex(text))

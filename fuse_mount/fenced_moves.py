@@ -17,12 +17,11 @@ from coherent_volume.attributes import Attributes, give
 from coherent_volume.errors import CoherenceError
 from coherent_volume.files import read_exactly
 from coherent_volume.model import ArtifactKey
-from coherent_volume.records import SeenRow
 from coherent_volume.staging import copy_content
 from coherent_volume.syscalls import RENAME_EXCHANGE, RENAME_NOREPLACE, renameat2
 from fuse_mount.claims import Claim
-from fuse_mount.fence import PATH_MAX
-from fuse_mount.fenced_files import Late, digest_from
+from fuse_mount.fence import PATH_MAX, seen_of
+from fuse_mount.fenced_files import Late
 from fuse_mount.fenced_names import FencedNames, Place
 from fuse_mount.nodes import Node, no_such
 from fuse_mount.processes import process_of
@@ -223,7 +222,7 @@ class FencedMoves(FencedNames):
         if state.copy is not None:
             self.replaced(state, state.copy, process)
         state.deleted, state.replaces = None, False
-        return Claim(SeenRow(done.generation, digest_from(done.digest), done.epoch))
+        return Claim(seen_of(done))
 
     def _follow(
         self, place: Place, source: ArtifactKey | None, target: ArtifactKey, done: Claim

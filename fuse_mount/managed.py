@@ -22,12 +22,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from coherent_volume.attributes import Attributes, give
-from coherent_volume.model import ArtifactKey, Commit, Digest
-from coherent_volume.records import SeenRow
+from coherent_volume.model import ArtifactKey, Commit
 from coherent_volume.syscalls import openat2
 from fuse_mount.claims import Claim
 from fuse_mount.faces import Faces
-from fuse_mount.fence import Fence
+from fuse_mount.fence import Fence, seen_of
 from fuse_mount.handles import Handle, OpenFiles
 from fuse_mount.nodes import Node, no_such
 from fuse_mount.protocol import Attr, Entry
@@ -255,13 +254,20 @@ class Managed(OpenFiles):
         if not done.changed:
             self.wear(copy.key, copy.descriptor)
         found = self.on_disk(copy.key)
-        copy.claim = Claim(SeenRow(done.generation, Digest(bytes.fromhex(done.digest)), done.epoch))
-        copy.dirty = copy.has_data = copy.is_new = copy.grows_only = False
+        # What was appended may stand behind lines of a peer's that the copy has not:
+        # whatever is written to it later can only be appended as well.
+        base = copy.claim.base
+        copy.grows_only = copy.grows_only and not (copy.is_new and state.replaces)
+        is_head = not copy.grows_only or (base is not None and base.generation == done.base)
+        copy.dirty = copy.has_data = copy.is_new = False
         copy.prepared_until = 0.0
         copy.version, copy.writer = copy.version + 1, 0
         copy.base_size = os.fstat(copy.descriptor).st_size
         state.deleted, state.replaces = None, False
-        if found is not None:
+        if not is_head:
+            copy.looked = None
+        elif found is not None:
+            copy.claim = Claim(seen_of(done))
             copy.looked = (found.st_ino, found.st_mtime_ns, found.st_size)
             self.faces.succeed(copy.shown_inode, found.st_ino)
             self.faces.settle(copy.key, found, os.fstat(copy.descriptor))
