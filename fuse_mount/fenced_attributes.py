@@ -32,7 +32,8 @@ class FencedAttributes(FencedFiles):
     def getattr(self, node: Node) -> tuple[Attr, float]:
         """The node's attributes; a generation's are its own for ever."""
         if isinstance(node.extra, WorkingCopy):
-            return self.copy_attr(node.extra), 0.0
+            with self.state(node.extra.key).lock:
+                return self.copy_attr(node.extra), 0.0
         try:
             key = self.key_of(node)
         except OSError:
@@ -77,6 +78,7 @@ class FencedAttributes(FencedFiles):
         state = self.state(key)
         with state.lock:
             copy = self._prepare(state, caller, node.parent, os.O_WRONLY)
+            copy.arrived(caller.pid)
             copy.grows_only = False
             copy.opener, _ = process_of(caller.pid)
             os.ftruncate(copy.descriptor, change.size)

@@ -68,8 +68,7 @@ class FencedFiles(Managed):
         writes = flags & os.O_ACCMODE != os.O_RDONLY or flags & os.O_TRUNC
         if isinstance(node.extra, WorkingCopy):
             return self._open_copy(caller, node, node.extra, flags)
-        # For writing the name counts: the kernel asks again only once, and a commit
-        # by a peer at this very moment must not use that up.
+        # For writing the name counts: a peer's commit must not use the second turn up.
         key = self.named(node) if writes else self.key_of(node)
         if key is None:
             return super().open(caller, node, flags)
@@ -77,10 +76,8 @@ class FencedFiles(Managed):
             return self._open_reading(caller, node, key, flags)
         state = self.state(key)
         with state.lock:
-            self._prepare(state, caller, node.parent, flags)
-        # The kernel looks the name up once more and finds the copy's node: a
-        # reader that shares a node with a writer would see its size change.
-        raise no_such(errno.ESTALE)
+            # The copy has a node of its own, or readers would see its size change.
+            raise self._asked(state, caller, node.parent, flags)
 
     def _open_reading(self, caller: Caller, node: Node, key: ArtifactKey, flags: int) -> int:
         process, program = process_of(caller.pid)
@@ -127,7 +124,7 @@ class FencedFiles(Managed):
         copy = state.copy
         if copy is not None and not copy.discarded:
             if copy.is_shown or (copy.handles and copy.looked == self.looked(state.key)):
-                copy.prepare()
+                copy.prepare(caller.pid)
                 return copy
             if copy.handles == 0:
                 self.discard(state, copy)  # prepared, and then not opened
@@ -153,14 +150,14 @@ class FencedFiles(Managed):
         if copy.looked is not None:
             copy.shown_inode = self.faces.number(copy.looked[0])
         state.copy = copy
-        copy.prepare()
+        copy.prepare(caller.pid)
         return copy
 
     def _open_copy(self, caller: Caller, node: Node, copy: WorkingCopy, flags: int) -> int:
         state = self.state(copy.key)
         with state.lock:
             if copy.discarded or copy.descriptor < 0:
-                raise no_such(errno.ESTALE)
+                raise self._asked(state, caller, node.parent, flags)
             mode = flags & (os.O_ACCMODE | os.O_APPEND)
             descriptor = os.open(b"/proc/self/fd/%d" % copy.descriptor, mode | os.O_CLOEXEC)
             self.spare(descriptor)
@@ -176,7 +173,6 @@ class FencedFiles(Managed):
                 os.close(descriptor)
                 raise self._two_programs(copy, "open", "saved")
             if flags & os.O_TRUNC:
-                # Another program's unfinished save is gone too: it is a whole save again.
                 os.ftruncate(descriptor, 0)
                 copy.dirty, copy.has_data, copy.writer = True, False, 0
             if writable and not flags & os.O_APPEND:
@@ -184,10 +180,18 @@ class FencedFiles(Managed):
             if writable:
                 copy.opener = process
             copy.handles += 1
-            copy.prepared_until = 0.0
+            copy.arrived(caller.pid)
             state.empty_due = 0.0
             handle = Handle(node, descriptor, flags, process, copy, copy.version)
             return self.keep_handle(handle)
+
+    def _asked(self, state: State, caller: Caller, parent: Node | None, flags: int) -> OSError:
+        """Have the kernel look the name up again, which it does once: it must find a copy."""
+        found = None if state.deleted is not None else self.on_disk(state.key)
+        is_there = state.shown_copy is not None or (found and stat.S_ISREG(found.st_mode))
+        if is_there and flags & (os.O_ACCMODE | os.O_TRUNC):
+            self._prepare(state, caller, parent, flags)
+        return no_such(errno.ESTALE)
 
     def create(
         self, caller: Caller, parent: Node, name: bytes, flags: int, mode: int
@@ -201,11 +205,7 @@ class FencedFiles(Managed):
             if self.exists(key):
                 if flags & os.O_EXCL:
                     raise no_such(errno.EEXIST)
-                found = self.on_disk(key)
-                if flags & os.O_ACCMODE != os.O_RDONLY and found and stat.S_ISREG(found.st_mode):
-                    # A peer made it after the look-up: the kernel asks again only once.
-                    self._prepare(state, caller, parent, flags)
-                raise no_such(errno.ESTALE)
+                raise self._asked(state, caller, parent, flags)
             copy = self._new_file(state, caller, parent, mode)
             copy.grows_only = bool(flags & os.O_APPEND)
             entry = self.copy_entry(copy)

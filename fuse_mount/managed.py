@@ -260,7 +260,7 @@ class Managed(OpenFiles):
         copy.grows_only = copy.grows_only and not (copy.is_new and state.replaces)
         is_head = not copy.grows_only or (base is not None and base.generation == done.base)
         copy.dirty = copy.has_data = copy.is_new = False
-        copy.prepared_until = 0.0
+        copy.seen_enough()
         copy.version, copy.writer = copy.version + 1, 0
         copy.base_size = os.fstat(copy.descriptor).st_size
         state.deleted, state.replaces = None, False
@@ -271,7 +271,7 @@ class Managed(OpenFiles):
             copy.looked = (found.st_ino, found.st_mtime_ns, found.st_size)
             self.faces.succeed(copy.shown_inode, found.st_ino)
             self.faces.settle(copy.key, found, os.fstat(copy.descriptor))
-        if copy.handles == 0:
+        if copy.handles == 0 and not copy.is_shown:
             self.discard(state, copy)
 
     def _committed(self, copy: WorkingCopy, process: int, operation: str) -> Commit:
