@@ -21,11 +21,11 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PYTHONDONTWRITEBYTECODE :=
 export PYTHONPYCACHEPREFIX := $(CURDIR)/.venv/bytecode
 
-.PHONY: help demo test check model mutants crash histories proof posix bench reproduce clean
+.PHONY: help demo test check model mutants crash histories proof posix bench bench-mount reproduce clean
 .DEFAULT_GOAL := help
 
 help:  ## Show this list.
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' Makefile
 
 demo: $(STAMP)  ## Lose an update without the library, keep it with the library; Python, then two shells.
 	$(RUN) examples/lost_update.py
@@ -45,7 +45,7 @@ model: $(STAMP)  ## Check the model of the protocol: TLA+ and Python count the s
 mutants: $(STAMP)  ## Break the code on purpose, one line at a time; each break must be caught by its check.
 	$(RUN) -m proof.mutants $(ARGS)
 
-crash: $(STAMP)  ## Kill, fail and unplug every operation in each of its system calls; 20 minutes (ARGS='--every 5': less).
+crash: $(STAMP)  ## Kill and fail every operation in each of its system calls, unplug it in some; 20 minutes (ARGS='--every 5': less).
 	$(RUN) -m proof.sweeps $(ARGS)
 
 histories: $(STAMP)  ## A million random operations at all doors, with kills and foreign edits, judged (ARGS='--operations N').
@@ -64,6 +64,11 @@ bench: $(STAMP)  ## Print the benchmark table: ours, plain Python, and the incum
 	    && touch $(INCUMBENT_STAMP); \
 	} || { rm -rf .venv-incumbent; echo "$(INCUMBENT) cannot be installed here; its column stays empty."; }
 	$(RUN) -m benchmarks $(ARGS)
+
+bench-mount: $(STAMP)  ## What a mount costs: ours, fusepy, libfuse's examples (ARGS='--c PROGRAM'), to the same natively.
+	@$(RUN) -c 'import fuse' 2>/dev/null || $(RUN) -m pip install --quiet --editable '.[fuse]' \
+	    || echo "fusepy cannot be installed here; its column stays empty."
+	$(RUN) -m benchmarks.mounting $(ARGS)
 
 reproduce: $(STAMP)  ## Run the token-coherence experiment; write benchmarks/results (ARGS=--quick: 2 minutes).
 	@$(RUN) -c 'import matplotlib' 2>/dev/null || $(RUN) -m pip install --quiet --editable '.[plots]' \

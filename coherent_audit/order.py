@@ -17,13 +17,13 @@ to be placed by.
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections import defaultdict, deque
+from collections import Counter, defaultdict, deque
 from collections.abc import Iterable, Sequence
 from heapq import heapify, heappop, heappush
 from itertools import pairwise
 from typing import NamedTuple
 
-from coherent_audit.recording import Operation, Violation
+from coherent_audit.recording import ABSENT, Operation, Violation
 
 __all__ = ["Part", "judge_order", "sequence"]
 
@@ -114,13 +114,15 @@ def _makers_and_seers(
     for _, operation in parts:
         if operation.content is not None and _is_placed(operation):
             generations_of[operation.content].add(operation.generation or 0)
+    wrote = Counter(o.content for _, o in parts if o.kind != "read" and o.content != ABSENT)
     makers: dict[int, int] = {}
     seers: list[_Seen] = []
     for origin, operation in parts:
         same = generations_of.get(operation.content or "", set())
-        if operation.kind == "commit" and operation.outcome == "unknown" and len(same) == 1:
-            # It did happen: somebody saw what only it wrote.
-            makers.setdefault(min(same), origin)
+        if operation.kind == "commit" and operation.outcome == "unknown":
+            if len(same) == 1 and wrote[operation.content] == 1:
+                # It did happen: somebody saw what only it wrote.
+                makers.setdefault(min(same), origin)
         elif _is_placed(operation):
             generation = operation.generation or 0
             if operation.kind == "commit":

@@ -152,9 +152,9 @@ __all__ = [
 # Imported when somebody asks for them: a process that reads or writes needs none
 # of these, and a shell's loop starts one for each step.
 _LATER = {
+    "AccessCount": "read_policy",
     "CommitBetween": "conflict",
     "ConflictReport": "conflict",
-    "AccessCount": "read_policy",
     "ReadLease": "read_policy",
     "ReadPolicy": "read_policy",
     "Savings": "savings",

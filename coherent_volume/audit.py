@@ -5,9 +5,10 @@ generations are one chain, that nobody remembers more than the chain holds, that
 commits of several artifacts are whole. Repairs nothing, and adopts nothing: a
 foreign edit that no visitor has met yet is no finding.
 
-The records of an artifact are of one moment. Contents and files are looked at
-later; whatever then seems wrong is looked at again under the gate, so that a
-commit in between is none.
+What sessions and events remember is read first, then artifact after artifact,
+each at one moment, then contents and files. Numbers and epochs only grow, so what
+was remembered earlier must still be there. Whatever then seems wrong is looked at
+again under the gate, so that a commit in between is none.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from coherent_volume.attributes import Witness
 from coherent_volume.database import Reader
 from coherent_volume.digest import digest_of, digest_of_chunks, row_checksum
 from coherent_volume.errors import CoherenceError
-from coherent_volume.facts import Facts, Generation
+from coherent_volume.facts import Facts, Generation, Remembered
 from coherent_volume.files import WriterPresent, chunks_of, look
 from coherent_volume.inventory import managed_files
 from coherent_volume.locks import GATE_WAIT_S
@@ -44,16 +45,17 @@ def audit(parts: VolumeParts, progress: Progress | None = None) -> AuditReport:
     parts.sidecar.database.verify()
     with facts.moment(parts.sidecar.database) as read:
         recorded = facts.artifacts(read)
+        memory = facts.remembered(read)
     known = sorted({*recorded, *managed_files(parts)})
     findings: list[AuditFinding] = []
     generations = 0
     for number, key in enumerate(known):
         if progress is not None:
             progress(number, len(known))
-        found, count = _artifact(parts, key)
+        found, count = _artifact(parts, key, memory)
         if found:
             with parts.gate.held(GATE_WAIT_S):
-                found, count = _artifact(parts, key)
+                found, count = _artifact(parts, key, memory)
         generations += count
         findings += [AuditFinding(broken[0], shown(key), broken[1]) for broken in found]
     with facts.moment(parts.sidecar.database) as read:
@@ -64,13 +66,15 @@ def audit(parts: VolumeParts, progress: Progress | None = None) -> AuditReport:
     return AuditReport(root, len(recorded), generations, tuple(findings))
 
 
-def _artifact(parts: VolumeParts, key: ArtifactKey) -> tuple[list[Broken], int]:
+def _artifact(parts: VolumeParts, key: ArtifactKey, memory: Remembered) -> tuple[list[Broken], int]:
     with facts.moment(parts.sidecar.database) as read:
         of = facts.facts_of(read, key)
     found: list[Broken] = []
     if of is not None:
-        for rule in (_row, _chain, _bases, _order, _remembered, _epochs):
+        for rule in (_row, _chain, _bases, _order):
             found += rule(of)
+        found += _remembered(of, memory)
+        found += _epochs(of, memory)
         # Not in the same moment: a checkpoint, and who holds the gate for it,
         # would wait for all this hashing. What is pruned meanwhile is looked at again.
         found += _contents(parts, parts.sidecar.database.read, of)
@@ -120,19 +124,19 @@ def _order(of: Facts) -> Iterator[Broken]:
             yield "I2", f"generation {newer.generation} was recorded before {older.generation}"
 
 
-def _remembered(of: Facts) -> Iterator[Broken]:
+def _remembered(of: Facts, memory: Remembered) -> Iterator[Broken]:
     """Nobody was ever told of more than there is: that would be a commit that is gone."""
     head = of.generation
     digests = {each.generation: each.digest for each in of.generations}
-    for session, generation, digest, _ in of.observations:
+    for session, generation, digest, _ in memory.observations.get(of.id, ()):
         if generation > head:
             yield "I7", f"{session} saw generation {generation}, current is {head}"
         elif generation and digests.get(generation, digest) != digest:
             yield "I5", f"{session} saw other bytes as generation {generation}"
-    for session, generation in of.told:
+    for session, generation in memory.told.get(of.id, ()):
         if generation > head:
             yield "I7", f"{session} was told of generation {generation}, current is {head}"
-    for kind, generation in of.events:
+    for kind, generation in memory.events.get(of.key, ()):
         if generation > head:
             yield "I7", f"an event ({kind}) is of generation {generation}, current is {head}"
     for install in of.installs:
@@ -140,15 +144,15 @@ def _remembered(of: Facts) -> Iterator[Broken]:
             yield "I7", f"generation {install[1]} was installed, current is {head}"
 
 
-def _epochs(of: Facts) -> Iterator[Broken]:
+def _epochs(of: Facts, memory: Remembered) -> Iterator[Broken]:
     """Ownership that was taken away stays away: the epoch never goes back."""
-    for session, _, _, epoch in of.observations:
+    for session, _, _, epoch in memory.observations.get(of.id, ()):
         if epoch > of.epoch:
             yield "I4", f"{session} has epoch {epoch}, the artifact {of.epoch}"
     for session, epoch in of.leases:
         if epoch != of.epoch:
             yield "I3", f"the lease of {session} is of epoch {epoch}, the artifact of {of.epoch}"
-    taken = sum(kind in ("break", "reclaim") for kind, _ in of.events)
+    taken = sum(kind in ("break", "reclaim") for kind, _ in memory.events.get(of.key, ()))
     if taken > of.epoch:
         yield "I4", f"ownership was taken away {taken} times, and the epoch is {of.epoch}"
 

@@ -8,13 +8,25 @@ and needs no gate.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 from coherent_volume.database import Database, Reader, Row
 from coherent_volume.model import ArtifactKey
 
-__all__ = ["Facts", "Generation", "artifacts", "content", "facts_of", "moment", "numbers", "strays"]
+__all__ = [
+    "Facts",
+    "Generation",
+    "Remembered",
+    "artifacts",
+    "content",
+    "facts_of",
+    "moment",
+    "numbers",
+    "remembered",
+    "strays",
+]
 
 _GENERATIONS = (
     "SELECT seq, generation, base, kind, session, digest, size, companions, members, object,"
@@ -38,6 +50,17 @@ class Generation(NamedTuple):
     has_content: bool
 
 
+class Remembered(NamedTuple):
+    """What anybody was ever told, by artifact; numbers and epochs in it only grow."""
+
+    observations: Mapping[int, list[tuple[str, int, bytes, int]]]
+    """(session, generation, digest, epoch)."""
+    told: Mapping[int, list[tuple[str, int]]]
+    """(session, generation)."""
+    events: Mapping[bytes, list[tuple[str, int]]]
+    """By path: (kind, generation)."""
+
+
 class Facts(NamedTuple):
     """What the records say of one artifact."""
 
@@ -50,15 +73,9 @@ class Facts(NamedTuple):
     boot: str
     checksum: int
     generations: list[Generation]
-    observations: list[tuple[str, int, bytes, int]]
-    """(session, generation, digest, epoch)."""
-    told: list[tuple[str, int]]
-    """(session, generation)."""
     installs: list[Row]
     leases: list[tuple[str, int]]
     """(session, epoch)."""
-    events: list[tuple[str, int]]
-    """(kind, generation)."""
 
 
 @contextlib.contextmanager
@@ -71,6 +88,20 @@ def moment(database: Database) -> Iterator[Reader]:
 def artifacts(read: Reader) -> list[ArtifactKey]:
     """Every artifact that has a row, in the order of the paths."""
     return [ArtifactKey(row[0]) for row in read("SELECT path FROM artifact ORDER BY path", ())]
+
+
+def remembered(read: Reader) -> Remembered:
+    """What all sessions and events remember; in one pass, for their keys begin otherwise."""
+    observations: defaultdict[int, list[tuple[str, int, bytes, int]]] = defaultdict(list)
+    for row in read("SELECT artifact, session, generation, digest, epoch FROM observation", ()):
+        observations[row[0]].append((row[1], row[2], row[3], row[4]))
+    told: defaultdict[int, list[tuple[str, int]]] = defaultdict(list)
+    for row in read("SELECT artifact, session, generation FROM told", ()):
+        told[row[0]].append((row[1], row[2]))
+    events: defaultdict[bytes, list[tuple[str, int]]] = defaultdict(list)
+    for row in read("SELECT path, kind, generation FROM event ORDER BY seq", ()):
+        events[row[0]].append((row[1], row[2]))
+    return Remembered(observations, told, events)
 
 
 def facts_of(read: Reader, key: ArtifactKey) -> Facts | None:
@@ -87,18 +118,14 @@ def facts_of(read: Reader, key: ArtifactKey) -> Facts | None:
         return list(read(f"{sql} WHERE artifact=?", (number,)))
 
     generations = [Generation(*row) for row in of(_GENERATIONS)]
-    events = list(read("SELECT kind, generation FROM event WHERE path=? ORDER BY seq", (key,)))
     return Facts._make(
         [
             number,
             key,
             *values,
             sorted(generations, key=lambda each: each.generation),
-            of("SELECT session, generation, digest, epoch FROM observation"),
-            of("SELECT session, generation FROM told"),
             of("SELECT * FROM install"),
             of("SELECT session, epoch FROM lease"),
-            events,
         ]
     )
 

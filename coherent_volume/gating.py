@@ -17,10 +17,10 @@ from coherent_volume.files import HELD_OPEN_WAIT_S, WriterPresent, patient
 from coherent_volume.locks import GATE_WAIT_S
 from coherent_volume.model import ArtifactKey
 from coherent_volume.parts import VolumeParts
-from coherent_volume.records import SeenRow
+from coherent_volume.records import SeenRow, ViewRow
 from coherent_volume.recovery import Head, Vanished, settle
 
-__all__ = ["ABSENCE_S", "remember", "settled_heads"]
+__all__ = ["ABSENCE_S", "remember", "remember_all", "settled_heads"]
 
 ABSENCE_S = 0.1
 """A name must be absent for this long to count as deleted: tools that save by
@@ -110,3 +110,11 @@ def remember(
     kept = data if data is not None and len(data) <= parts.staging.inline_max else None
     row = parts.sidecar.ensure_row(key, seen.digest, kept, size, parts.boot)
     parts.sidecar.observe(observer, row.id, seen)
+
+
+def remember_all(parts: VolumeParts, views: Sequence[ViewRow]) -> None:
+    """As ``remember`` for each, in one transaction."""
+    observer, most = parts.session.observer, parts.staging.inline_max
+    if observer is not None and views:
+        kept = [v if len(v.content or b"") <= most else v._replace(content=None) for v in views]
+        parts.sidecar.observe_all(observer, kept, parts.boot)

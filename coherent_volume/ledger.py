@@ -30,14 +30,16 @@ class Ledger:
 
     # ── content and history ──────────────────────────────────────────────────
 
-    def content(self, artifact: int, generation: int) -> tuple[bytes | None, str | None] | None:
-        """(content, object) of a generation, None when they are not kept."""
+    def content(
+        self, artifact: int, generation: int
+    ) -> tuple[bytes | None, str | None, Digest] | None:
+        """(content, object, digest) of a generation, None when they are not kept."""
         row = self.database.read_one(
-            "SELECT content, object FROM history WHERE artifact=? AND generation=?"
+            "SELECT content, object, digest FROM history WHERE artifact=? AND generation=?"
             " AND (content IS NOT NULL OR object IS NOT NULL OR size = 0)",
             (artifact, generation),
         )
-        return None if row is None else (row[0], row[1])
+        return None if row is None else (row[0], row[1], Digest(row[2]))
 
     def generation(self, artifact: int, generation: int) -> HistoryRow | None:
         """One generation's record, or None when it is pruned."""

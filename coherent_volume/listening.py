@@ -19,7 +19,6 @@ from coherent_volume import feed
 from coherent_volume.answers import FeedEntry
 from coherent_volume.errors import CoherenceError
 from coherent_volume.parts import VolumeParts
-from coherent_volume.watch import prepare
 from coherent_volume.watching import Pace, hub_of
 
 __all__ = ["Listener"]
@@ -56,7 +55,6 @@ class Listener:
 
     def start(self) -> None:
         """Begin, once; without a thread to be had nothing is ever heard."""
-        prepare()
         try:
             self._thread.start()
         except RuntimeError as error:

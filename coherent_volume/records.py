@@ -24,6 +24,7 @@ __all__ = [
     "Publication",
     "SeenRow",
     "Staged",
+    "ViewRow",
     "artifact_checksum",
 ]
 
@@ -128,6 +129,15 @@ class SeenRow(NamedTuple):
     generation: int
     digest: Digest
     epoch: int
+
+
+class ViewRow(NamedTuple):
+    """A view to be written down; the content is for an artifact that has no row."""
+
+    key: ArtifactKey
+    seen: SeenRow
+    content: bytes | None
+    size: int
 
 
 class LeaseRow(NamedTuple):

@@ -13,11 +13,12 @@ from collections.abc import Iterable, Iterator
 
 from coherent_volume import points
 from coherent_volume.attributes import Attributes
+from coherent_volume.digest import digest_of, digest_of_chunks
 from coherent_volume.errors import DamagedError, NotFoundError
 from coherent_volume.files import CHUNK, Look, chunks_of, look
 from coherent_volume.ground import flush_before_forgetting
 from coherent_volume.install import Outcome, install, install_row, previous_of, put_back
-from coherent_volume.model import ArtifactKey
+from coherent_volume.model import ABSENT_DIGEST, ArtifactKey
 from coherent_volume.parts import Displaced, VolumeParts
 from coherent_volume.paths import shown
 from coherent_volume.records import ArtifactRow, InstallRow
@@ -104,15 +105,18 @@ def content_of(
 ) -> bytes | Iterable[bytes]:
     """The content of a kept generation; large content as chunks.
 
-    Raises NotFoundError when it is pruned, DamagedError when its object is gone.
+    It is what was committed: all of it is looked at before any is handed out.
+    Raises NotFoundError when it is pruned, DamagedError when it is gone or differs.
     """
     found = parts.sidecar.content(artifact, generation)
     if found is None:
         raise NotFoundError(
             f"generation {generation} is no longer kept", path=shown(key), generation=generation
         )
-    content, stored = found
+    content, stored, digest = found
     if stored is None:
+        if digest not in (ABSENT_DIGEST, digest_of(content or b"")):
+            raise _damaged(key, generation)
         return content or b""
     try:
         descriptor = parts.staging.open_object(stored)
@@ -120,7 +124,17 @@ def content_of(
         raise DamagedError(
             f"the content of generation {generation} is missing from objects/", path=shown(key)
         ) from None
+    try:
+        if digest_of_chunks(chunks_of(descriptor)) != digest:
+            raise _damaged(key, generation)
+    except BaseException:
+        os.close(descriptor)
+        raise
     return _chunks_and_close(descriptor)
+
+
+def _damaged(key: ArtifactKey, generation: int) -> DamagedError:
+    return DamagedError(f"the kept content of generation {generation} is damaged", path=shown(key))
 
 
 def _chunks_and_close(descriptor: int) -> Iterator[bytes]:

@@ -49,6 +49,8 @@ __all__ = ["Refusal", "attach", "build", "explain", "note_refusal", "stored"]
 _TRIED_MAX = 1 << 20
 """Bytes of content up to which a report tries the merge: it must be made at once."""
 
+_WITHHELD = "Your content never came here: it was refused before it was written."
+
 _NO_CONTENT = Content(None, lost=True)
 
 
@@ -61,7 +63,8 @@ class Refusal:
     is the refused content, or None where ``kept`` names the file below the root
     that holds it; without both nothing is pending, as in a deletion.
     ``base_content`` is the content of ``base``, if the caller has it.
-    ``verdict`` is what a merge found that was tried already.
+    ``verdict`` is what a merge found that was tried already. ``withheld``: there is
+    content, but it never came here, because already the opening was refused.
     """
 
     key: ArtifactKey
@@ -74,6 +77,7 @@ class Refusal:
     marked: str | None = None
     base_content: bytes | None = None
     verdict: Verdict | None = None
+    withheld: bool = False
 
 
 class _Known(NamedTuple):
@@ -187,7 +191,7 @@ def build(parts: VolumeParts, refusal: Refusal) -> ConflictReport:
         diff=diff,
         diff_note=note,
         merge=verdict.value,
-        merge_note=_merge_note(verdict, base, head),
+        merge_note=_WITHHELD if refusal.withheld else _merge_note(verdict, base, head),
         kept=refusal.kept,
         marked=refusal.marked,
         ways_out=_ways_out(refusal, verdict, head),
@@ -360,7 +364,11 @@ def _ways_out(refusal: Refusal, verdict: Verdict, head: SeenRow) -> tuple[WayOut
     if kept:
         command = f"coherent write {path} --overwrite --from {kept}"
         ways.append(WayOut("as a last resort replace it, others' edits included", command))
-    elif refusal.pending is None and refusal.reason not in ("stale_view", "already_exists"):
+    elif (
+        refusal.pending is None
+        and not refusal.withheld
+        and refusal.reason not in ("stale_view", "already_exists")
+    ):
         command = f"coherent rm {path} --overwrite"
         ways.append(WayOut("as a last resort delete it, others' edits included", command))
     return tuple(ways)

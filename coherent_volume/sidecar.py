@@ -28,6 +28,7 @@ from coherent_volume.records import (
     Publication,
     SeenRow,
     Staged,
+    ViewRow,
     artifact_checksum,
 )
 
@@ -198,17 +199,24 @@ class Sidecar(Ledger):
         self, key: ArtifactKey, digest: Digest, content: bytes | None, size: int, boot: str
     ) -> ArtifactRow:
         """Gated: give generation 0 of *key* a row, so that it can be observed."""
-        publication = Publication(key, None, 0, "baseline", OUTSIDE, digest, size, content=content)
-        now = time.time_ns()
         with self.database.transaction(durable=False) as connection:
-            artifact = _advance(connection, publication, boot, now)
-            _insert_history(connection, publication, artifact, now)
+            artifact = _register(connection, key, digest, content, size, boot)
         return ArtifactRow(artifact, key, 0, digest, size, 0, boot)
 
     def observe(self, session: str, artifact: int, seen: SeenRow) -> None:
         """Gated: generation and epoch together, after the content was delivered."""
         with self.database.transaction(durable=False) as connection:
             _insert_observation(connection, session, artifact, seen)
+
+    def observe_all(self, session: str, views: Sequence[ViewRow], boot: str) -> None:
+        """Gated: as ``ensure_row`` and ``observe``, for many at once."""
+        with self.database.transaction(durable=False) as connection:
+            for key, seen, data, size in views:
+                row, _ = self.current(key, gated=True)
+                artifact = row and row.id
+                if artifact is None:
+                    artifact = _register(connection, key, seen.digest, data, size, boot)
+                _insert_observation(connection, session, artifact, seen)
 
     def tell(self, session: str, heads: Mapping[ArtifactKey, int]) -> None:
         """Gated: a named session was told about these heads."""
@@ -282,6 +290,22 @@ def _advance(connection: Connection, new: Publication, boot: str, now: int) -> i
             new.key, None, 0, "baseline", OUTSIDE, digest, size, content=content, object=stored
         )
         _insert_history(connection, baseline, artifact, now)
+    return artifact
+
+
+def _register(
+    connection: Connection,
+    key: ArtifactKey,
+    digest: Digest,
+    data: bytes | None,
+    size: int,
+    boot: str,
+) -> int:
+    """Give generation 0 a row; its id."""
+    publication = Publication(key, None, 0, "baseline", OUTSIDE, digest, size, content=data)
+    now = time.time_ns()
+    artifact = _advance(connection, publication, boot, now)
+    _insert_history(connection, publication, artifact, now)
     return artifact
 
 

@@ -30,6 +30,22 @@ _COPY = 64 << 20  # bytes a copy_file_range call moves at most
 _SPARES_MAX = 256
 
 
+_being_staged: set[int] = set()
+"""Descriptors that content is written through, of all threads of this process."""
+
+
+def _after_fork_in_child() -> None:
+    # What is staged becomes the visible file: a writable descriptor of it that a
+    # child inherited would make it busy for everybody, as long as the child lives.
+    for descriptor in _being_staged:
+        with contextlib.suppress(OSError):
+            os.close(descriptor)
+    _being_staged.clear()
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)
+
+
 @dataclass(slots=True)
 class StagedContent:
     """Content in staging: the file's name, digest and size, and how it is kept.
@@ -87,6 +103,7 @@ class Staging(Keeping):
         if the volume is durable. Raises OSError; nothing is left behind then.
         """
         name, descriptor = self._new_stage(attributes)
+        _being_staged.add(descriptor)
         try:
             self._mark(descriptor, key, generation)
             if isinstance(content, bytes):
@@ -119,6 +136,7 @@ class Staging(Keeping):
             self.discard(name)
             raise
         finally:
+            _being_staged.discard(descriptor)
             os.close(descriptor)
 
     def _new_stage(self, attributes: Attributes | None) -> tuple[str, int]:

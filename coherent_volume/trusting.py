@@ -42,6 +42,7 @@ from coherent_volume.read_policy import Trust
 from coherent_volume.reading import Reading, read, record
 from coherent_volume.records import SeenRow
 from coherent_volume.views import receive
+from coherent_volume.watch import prepare
 
 __all__ = ["TrustedCopies"]
 
@@ -51,6 +52,7 @@ _NO_CONTENT = frozenset({"lease", "release", "break", "reclaim", "refuse"})
 _HEARD_MAX = 100_000
 _HITS_MAX = 1_024
 """Of how many reads of a copy the time is kept, to count those that were stale."""
+_TRIES_MAX = 9  # the pauses after a hint, which are longer than a file is young
 # No file has these: the copy is good while it is trusted, and then it is read again.
 _UNPROVABLE = Fingerprint(-1, -1, -1, -1, -1)
 
@@ -90,12 +92,15 @@ class TrustedCopies(ContentCache):
         self._copies: dict[ArtifactKey, _Copy] = {}
         self._heard: dict[ArtifactKey, int] = {}
         self._era = 0
-        self._behind: set[ArtifactKey] = set()
+        self._behind: dict[ArtifactKey, int] = {}
         # Protects ``_heard`` from two who raise it at once, and the starting of the
         # listener. Reads take it only to start that.
         self._telling = threading.Lock()
         self._listener: Listener | None = None
         self._closed = False
+        if trust.listens:
+            # Here and not in the listener's thread: see watch.prepare.
+            prepare()
         parts.copies = self
         parts.on_close.append(self.close)
 
@@ -171,7 +176,11 @@ class TrustedCopies(ContentCache):
         view = self._seen_here.get(copy.entry.key)
         if fetched is None or (view is not None and view.generation > fetched.seen.generation):
             return None
-        return fetched if self._is_trusted(copy, now) else None
+        if self._is_trusted(copy, now):
+            return fetched
+        # A look proves the bytes, and nothing of the ownership: what was brought before a
+        # refusal may be of an older epoch, and would be refused again.
+        return fetched if copy.era == self._era and self._looked_at(copy) is not None else None
 
     def _keep(
         self,
@@ -210,6 +219,8 @@ class TrustedCopies(ContentCache):
         copy = _Copy(entry, reading.artifact, era, until)
         copy.fetched = fetched
         self._copies[key] = copy
+        if self._entries.get(key) is not entry:
+            self._copies.pop(key, None)  # it had to go in between
 
     def _drop(self, path: PathArgument) -> None:
         super()._drop(path)
@@ -250,18 +261,16 @@ class TrustedCopies(ContentCache):
             elif is_news:
                 self._parts.meters.count("signals")
                 self._count_stale(copy)
-                self._behind.add(key)
+                self._behind[key] = 0
 
     def _rest(self) -> None:
         """Bring what the feed told of, if the policy is to have it before it is asked for."""
-        behind, self._behind = self._behind, set()
-        if self._trust.fetches:
-            for key in behind:
-                if self._closed:
-                    return
-                self._fetch(key)
+        behind, self._behind = self._behind, {}
+        for key, tries in behind.items() if self._trust.fetches else ():
+            if not self._closed:
+                self._fetch(key, tries)
 
-    def _fetch(self, key: ArtifactKey) -> None:
+    def _fetch(self, key: ArtifactKey, tries: int) -> None:
         era, now = self._era, time.monotonic()
         try:
             reading = read(self._parts, key)
@@ -271,10 +280,18 @@ class TrustedCopies(ContentCache):
         data, copy = reading.data, self._copies.get(key)
         if data is None or not reading.exists or copy is None or key in self._parts.leased_keys:
             return
-        if copy.generation >= reading.seen.generation:
+        held, found = copy.generation, reading.seen.generation
+        if held > found or (held == found and copy.fetched is None):
             return  # a reader was faster
-        self._parts.meters.count("prefetches")
-        self._parts.meters.count("prefetched_bytes", len(data))
+        if reading.fingerprint is None and tries < _TRIES_MAX:
+            # Too young for a look to prove anything later: once more after a pause, so
+            # that content that is asked for late needs one look and not another reading.
+            self._behind[key] = tries + 1
+        if held == found and reading.fingerprint is None:
+            return
+        if held < found:
+            self._parts.meters.count("prefetches")
+            self._parts.meters.count("prefetched_bytes", len(data))
         until = now + self._trust.seconds
         self._store(key, reading, data, reading.seen, era, until, fetched=reading)
 
@@ -317,7 +334,7 @@ class TrustedCopies(ContentCache):
         super().clear()
         self._copies = {}
         self._heard = {}
-        self._behind = set()
+        self._behind = {}
         self._era += 1
         self._telling = threading.Lock()
         self._listener = None

@@ -18,17 +18,19 @@ from collections import OrderedDict, deque
 from typing import NamedTuple
 
 from coherent_volume.errors import CoherenceError
-from coherent_volume.gating import remember
+from coherent_volume.gating import remember_all
 from coherent_volume.locks import GATE_WAIT_S
 from coherent_volume.model import ArtifactKey
 from coherent_volume.parts import VolumeParts
 from coherent_volume.reading import Reading, read
-from coherent_volume.records import SeenRow
+from coherent_volume.records import SeenRow, ViewRow
 
 __all__ = ["Credit", "Standing"]
 
 _log = logging.getLogger("coherent_volume")
 _PROCESSES_MAX = 4096
+_AT_ONCE = 64
+"""Views written down under one hold of the gate: some milliseconds."""
 
 
 class _Read(NamedTuple):
@@ -72,6 +74,10 @@ class Credit:
                 return
             reads = self._young.setdefault(key, [])
             reads.append(_Read(seen, time.monotonic(), process, reading))
+
+    def has(self, key: ArtifactKey, seen: SeenRow) -> bool:
+        """Whether *seen* is the session's view already, so that reading it changes nothing."""
+        return self._parts.session.seen_here.get(key) == seen
 
     def is_behind(self, key: ArtifactKey, process: int, base: SeenRow | None) -> bool:
         """Whether what *process* itself opened last is older than *base*."""
@@ -156,18 +162,33 @@ class Credit:
     def write_down(self) -> None:
         """Let other processes of the session know what it has seen."""
         while self._unwritten:
-            key, each = self._unwritten.popleft()
-            try:
-                reading = each.reading
-                if reading is None and self._parts.sidecar.artifact(key) is None:
-                    reading = read(self._parts, key)
-                    if reading.seen != each.seen:
-                        continue
-                data, size = (reading.data, reading.size) if reading else (None, 0)
-                with self._parts.gate.held(GATE_WAIT_S):
-                    self._parts.sidecar.database.verify()
-                    if self._parts.session.seen_here.get(key) == each.seen:
-                        remember(self._parts, key, each.seen, data, size)
-            except (CoherenceError, OSError) as error:
-                # In this process it counts all the same.
-                _log.info("a view could not be written down: %s", error)
+            count = min(len(self._unwritten), _AT_ONCE)
+            batch = [self._unwritten.popleft() for _ in range(count)]
+            if not self._written(batch) and count > 1:
+                for each in batch:  # one of them stands in the way of all
+                    self._written([each])
+
+    def _written(self, batch: list[tuple[ArtifactKey, _Read]]) -> bool:
+        """Write views down together; False: none was."""
+        try:
+            views = [view for key, each in batch if (view := self._view(key, each))]
+            with self._parts.gate.held(GATE_WAIT_S):
+                self._parts.sidecar.database.verify()
+                seen_here = self._parts.session.seen_here
+                remember_all(self._parts, [v for v in views if seen_here.get(v.key) == v.seen])
+        except (CoherenceError, OSError) as error:
+            # In this process they count all the same.
+            _log.info("%d views could not be written down: %s", len(batch), error)
+            return False
+        return True
+
+    def _view(self, key: ArtifactKey, each: _Read) -> ViewRow | None:
+        """What the records keep of a read; None when its content is gone and nowhere kept."""
+        reading = each.reading
+        if reading is None and self._parts.sidecar.artifact(key) is None:
+            reading = read(self._parts, key)
+            if reading.seen != each.seen:
+                return None
+        if reading is None:
+            return ViewRow(key, each.seen, None, 0)
+        return ViewRow(key, each.seen, reading.data, reading.size)

@@ -89,4 +89,6 @@ class Faces:
         ctime = attr.ctime
         if changed is not None and changed[:2] == (attr.ino, ctime):
             ctime = changed[2]
+        if not self._shown and not self._bearer and (shown, ctime) == (attr.mtime, attr.ctime):
+            return attr
         return attr._replace(ino=self.number(attr.ino), mtime=shown, ctime=ctime)

@@ -22,6 +22,7 @@ from coherent_volume.digest import digest_of
 from coherent_volume.errors import (
     CoherenceError,
     ConflictError,
+    FencedError,
     ForeignEditError,
     StaleGenerationError,
     UnavailableError,
@@ -41,6 +42,7 @@ from coherent_volume.reading import Reading, read, reading_open
 from coherent_volume.recall import content_seen
 from coherent_volume.records import SeenRow
 from coherent_volume.recovery import Head
+from coherent_volume.report import Refusal, explain, stored
 from fuse_mount.claims import OVERWRITE, Claim, Claims
 from fuse_mount.credit import Credit
 from fuse_mount.errnos import errno_of
@@ -83,6 +85,8 @@ class Fence:
             os.path.join(folder, f"{parts.staging.token}.refusals"), observing=options.observe
         )
         self._managed: dict[bytes, bool] = {}
+        # The kernel cuts a program's name off after 15 bytes.
+        self._uncredited = frozenset(each[:15] for each in parts.config.uncredited)
 
     def manages(self, path: bytes) -> bool:
         """Whether *path*, below the root, names an artifact."""
@@ -107,20 +111,54 @@ class Fence:
 
     def uncredited(self, program: str) -> bool:
         """Whether *program* reads without showing anything to anybody."""
-        # The kernel cuts a program's name off after 15 bytes.
-        return any(program == each[:15] for each in self.parts.config.uncredited)
+        return program in self._uncredited
 
     # ── refusals ─────────────────────────────────────────────────────────────
 
-    def refusal(self, key: ArtifactKey, operation: str, error: CoherenceError) -> OSError:
-        """The error of the system for *error*; its reason is noted, reflex reads are void."""
+    def refusal(
+        self, key: ArtifactKey, operation: str, error: CoherenceError, claim: Claim | None = None
+    ) -> OSError:
+        """The error of the system for *error*; its reason is noted, reflex reads are void.
+
+        *claim* is what the refused operation rested on.
+        """
         number = errno_of(error, operation, self.options.refused_errno)
         if isinstance(error, ConflictError | UnavailableError):
+            if isinstance(error, ConflictError):
+                self._explain(key, operation, error, claim)
             self.reasons.note(key, operation, error)
             self.credit.void(key)
         else:
             _log.info("%s: %s", shown(key), error)
         return no_such(number)
+
+    def _explain(
+        self, key: ArtifactKey, operation: str, error: ConflictError, claim: Claim | None
+    ) -> None:
+        """Give *error* its report, where no commit has done so."""
+        if "report" in error.fields:
+            return
+        base = self.parts.session.seen(key) if claim is None else claim.base
+        asked = Refusal(
+            key,
+            error.reason,
+            error.message,
+            base,
+            None if isinstance(error, FencedError) else error.fields.get("current"),
+            kept=error.fields.get("kept"),
+            withheld=operation not in ("unlink", "delete"),
+        )
+        # Whoever is refused tries again, often many times. The same situation has the
+        # same report; and the one that names content of this session stays.
+        last = stored(self.parts, key)
+        told = (asked.reason, asked.cause, base.generation if base else None)
+        same = (
+            last is not None
+            and (last.reason, last.cause, last.base) == told
+            and asked.kept in (None, last.kept)
+            and asked.head in (None, last.head)
+        )
+        error.fields["report"] = last if same else explain(self.parts, asked)
 
     def _resolves(self, key: ArtifactKey) -> bool:
         """Whether a stale save of *key* is merged, so that it is not refused at its open."""
@@ -149,7 +187,7 @@ class Fence:
                 self._judge(key, claim, operation, head, deletes=deletes)
                 yield head
         except CoherenceError as error:
-            raise self.refusal(key, operation, error) from error
+            raise self.refusal(key, operation, error, claim) from error
 
     def _judge(
         self, key: ArtifactKey, claim: Claim, operation: str, head: Head, *, deletes: bool
@@ -185,7 +223,7 @@ class Fence:
         except CoherenceError as error:
             if not isinstance(error, ConflictError):
                 self._keep(key, claim, content(), error)
-            raise self.refusal(key, operation, error) from error
+            raise self.refusal(key, operation, error, claim) from error
         except OSError as error:
             raise self.refusal(
                 key, operation, from_os_error(error, shown(key), operation)
@@ -267,7 +305,7 @@ class Fence:
             ((key, claim),) = claims.items()
             if self._tolerates(key, "delete", error):
                 return self.delete({key: OVERWRITE}) if claim is not OVERWRITE else [key]
-            self.refusal(key, "delete", error)
+            self.refusal(key, "delete", error, claim)
             return [key]
         for key in claims:
             self.reasons.settled(key)
@@ -299,6 +337,8 @@ class Fence:
     ) -> None:
         """Keep content that will not be saved, and note why."""
         self._keep(key, claim, content, error)
+        if isinstance(error, ConflictError):
+            self._explain(key, "write", error, claim)
         self.reasons.note(key, "write", error)
 
     def _keep(

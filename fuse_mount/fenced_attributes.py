@@ -18,7 +18,7 @@ from fuse_mount.managed import GENERATION_ATTR_S, State
 from fuse_mount.nodes import Node
 from fuse_mount.processes import process_of
 from fuse_mount.protocol import Attr
-from fuse_mount.tree import Caller, Change, attr_of
+from fuse_mount.tree import Caller, Change, attr_of, drop_bits
 from fuse_mount.working import WorkingCopy
 
 __all__ = ["FencedAttributes"]
@@ -35,12 +35,13 @@ class FencedAttributes(FencedFiles):
             with self.state(node.extra.key).lock:
                 return self.copy_attr(node.extra), 0.0
         try:
-            key = self.key_of(node)
+            current = self.found_at(node, lately=True)
         except OSError:
-            key = None  # an old generation, held open
-        if key is None:
+            current = None  # an old generation, held open
+        if current is None:
             return super().getattr(node)
-        attr = self.faces.of(key, attr_of(os.fstat(self.nodes.descriptor(node))))
+        key, found = current
+        attr = self.faces.of(key, attr_of(found))
         state = self._states.get(key)
         if state is not None and state.deleted is not None:
             return attr._replace(nlink=0), 0.0  # the session removed it, and has it open
@@ -54,6 +55,8 @@ class FencedAttributes(FencedFiles):
             return super().setattr(caller, node, change)
         if change.resizes and change.has_handle:
             self._truncate_open(self.state(key), self.handle(change.handle), change.size)
+            if change.drops_bits:
+                self.drop_bits(change.handle)
         elif change.resizes:
             return self._truncate(caller, key, node, change)
         if change.other_than_size:
@@ -82,6 +85,8 @@ class FencedAttributes(FencedFiles):
             copy.grows_only = False
             copy.opener, _ = process_of(caller.pid)
             os.ftruncate(copy.descriptor, change.size)
+            if change.drops_bits:
+                drop_bits(copy.descriptor)
             copy.changed(data=change.size > 0)
             attr = self.copy_attr(copy)
             if change.size > 0 and copy.handles == 0:

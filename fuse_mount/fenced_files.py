@@ -20,20 +20,19 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from coherent_volume.digest import digest_of
 from coherent_volume.errors import (
-    BusyError,
     CoherenceError,
-    DamagedError,
     StaleGenerationError,
 )
-from coherent_volume.files import Fingerprint
-from coherent_volume.model import ArtifactKey
+from coherent_volume.files import read_exactly
+from coherent_volume.model import ArtifactKey, Digest
 from coherent_volume.paths import shown
-from coherent_volume.records import SeenRow
 from fuse_mount.claims import OVERWRITE, Claim
-from fuse_mount.fence import Fence, seen_of
+from fuse_mount.fence import seen_of
+from fuse_mount.fenced_reading import FencedReading
 from fuse_mount.handles import Handle
-from fuse_mount.managed import Managed, State
+from fuse_mount.managed import State
 from fuse_mount.nodes import Node, no_such
 from fuse_mount.processes import keeps_writable, process_of
 from fuse_mount.protocol import Entry
@@ -42,24 +41,21 @@ from fuse_mount.working import WorkingCopy
 
 __all__ = ["FencedFiles", "Late"]
 
-_KNOWN_MAX = 50_000
-
 
 @dataclass(slots=True)
 class Late:
-    """A handle whose file was renamed onto an artifact while it was open for writing."""
+    """A file that was renamed onto an artifact while it was open for writing.
+
+    ``saved`` is the digest of what was saved of it last; all its open files share one.
+    """
 
     key: ArtifactKey
     claim: Claim
-    dirty: bool = False
+    saved: Digest
 
 
-class FencedFiles(Managed):
+class FencedFiles(FencedReading):
     """Open files of artifacts."""
-
-    def __init__(self, root: int, descriptors_max: int, fence: Fence) -> None:
-        super().__init__(root, descriptors_max, fence)
-        self._known: dict[ArtifactKey, tuple[Fingerprint, SeenRow]] = {}
 
     # ── opening ──────────────────────────────────────────────────────────────
 
@@ -68,54 +64,19 @@ class FencedFiles(Managed):
         writes = flags & os.O_ACCMODE != os.O_RDONLY or flags & os.O_TRUNC
         if isinstance(node.extra, WorkingCopy):
             return self._open_copy(caller, node, node.extra, flags)
+        number = 0 if writes else self.open_known(caller, node, flags)
+        if number:
+            return number
         # For writing the name counts: a peer's commit must not use the second turn up.
         key = self.named(node) if writes else self.key_of(node)
         if key is None:
             return super().open(caller, node, flags)
         if not writes:
-            return self._open_reading(caller, node, key, flags)
+            return self.open_reading(caller, node, key, flags)
         state = self.state(key)
         with state.lock:
             # The copy has a node of its own, or readers would see its size change.
             raise self._asked(state, caller, node.parent, flags)
-
-    def _open_reading(self, caller: Caller, node: Node, key: ArtifactKey, flags: int) -> int:
-        process, program = process_of(caller.pid)
-        try:
-            descriptor = self._open_credited(node, key, process, program)
-        except BusyError:
-            # Somebody outside is writing it: there is no generation to be
-            # credited with, and a reader is never refused.
-            descriptor = self.open_real(key)
-        except DamagedError as error:
-            raise self.fence.refusal(key, "open", error) from error
-        except CoherenceError:
-            descriptor = self.open_real(key)
-        found = os.fstat(descriptor)
-        if (found.st_dev, found.st_ino) != node.identity:
-            os.close(descriptor)
-            raise no_such(errno.ESTALE)
-        return self.keep_handle(Handle(node, descriptor, flags, process))
-
-    def _open_credited(self, node: Node, key: ArtifactKey, process: int, program: str) -> int:
-        if self.fence.uncredited(program):
-            return self.open_real(key)
-        known = self._known.get(key)
-        if known is not None and key not in self.fence.parts.leased_keys:
-            descriptor = self.open_real(key)
-            if _fingerprint(os.fstat(descriptor)) == known[0]:
-                self.fence.credit.note_read(key, known[1], process, None)
-                return descriptor
-            os.close(descriptor)
-        descriptor, reading = self.fence.open_generation(key)
-        found = os.fstat(descriptor)
-        if reading.fingerprint is not None:
-            if len(self._known) >= _KNOWN_MAX:
-                self._known.clear()
-            self._known[key] = (reading.fingerprint, reading.seen)
-        if (found.st_dev, found.st_ino) == node.identity:
-            self.fence.credit.note_read(key, reading.seen, process, reading)
-        return descriptor
 
     def _prepare(
         self, state: State, caller: Caller, parent: Node | None, flags: int
@@ -296,7 +257,7 @@ class FencedFiles(Managed):
             current=base,
             by=self.fence.parts.session.name,
         )
-        return self.fence.refusal(copy.key, operation, error)
+        return self.fence.refusal(copy.key, operation, error, copy.claim)
 
     def replaced(self, state: State, copy: WorkingCopy, process: int) -> None:
         """Another file took the copy's place; an unfinished save of another program is kept."""
@@ -316,8 +277,6 @@ class FencedFiles(Managed):
         extra = handle.extra
         if isinstance(extra, WorkingCopy) and not extra.discarded:
             extra.changed(data=True)
-        elif isinstance(extra, Late):
-            extra.dirty = True
 
     def fallocate(self, caller: Caller, number: int, mode: int, offset: int, length: int) -> None:
         """Allocate, punch or zero a range."""
@@ -354,16 +313,17 @@ class FencedFiles(Managed):
             handle.version = copy.version
 
     def _flush_late(self, handle: Handle, late: Late) -> None:
-        if not late.dirty:
-            return
-        late.dirty = False
         with self.locked(late.key):
-            size = os.fstat(handle.descriptor).st_size
             descriptor = os.open(b"/proc/self/fd/%d" % handle.descriptor, os.O_RDONLY)
             try:
-                data = os.pread(descriptor, size, 0)
+                data = read_exactly(descriptor, os.fstat(descriptor).st_size)
             finally:
                 os.close(descriptor)
+            # By its content: the kernel may write by itself, and tells nobody.
+            digest = digest_of(data)
+            if digest == late.saved:
+                return
+            late.saved = digest
             done = self.fence.save(
                 late.key, late.claim, lambda: data, "write", process=handle.opener
             )
@@ -373,7 +333,7 @@ class FencedFiles(Managed):
         """The last descriptor is closed; nobody hears of a refusal any more."""
         handle = self._open_files.get(number)
         copy = handle.extra if handle is not None else None
-        if handle is not None and isinstance(copy, Late) and copy.dirty:
+        if handle is not None and isinstance(copy, Late):
             with contextlib.suppress(OSError):  # the reason is noted, the content kept
                 self._flush_late(handle, copy)
         super().release(number)
@@ -392,9 +352,3 @@ class FencedFiles(Managed):
                     self.commit_copy(state, copy, 0, "write")
             else:
                 state.empty_due = time.monotonic() + self.fence.options.hold_s
-
-
-def _fingerprint(found: os.stat_result) -> Fingerprint:
-    return Fingerprint(
-        found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
-    )

@@ -14,6 +14,7 @@ import stat
 from collections.abc import Iterator
 
 from coherent_volume.attributes import Attributes, give
+from coherent_volume.digest import digest_of
 from coherent_volume.errors import CoherenceError
 from coherent_volume.files import read_exactly
 from coherent_volume.model import ArtifactKey
@@ -120,8 +121,8 @@ class FencedMoves(FencedNames):
             if target is not None:
                 number = self._shown_number(descriptor, source)
                 with self._aside(target, flags):
-                    done = self._save_onto(caller, target, descriptor, self._path_of(*old), flags)
-                self._follow(place, source, target, done)
+                    late = self._save_onto(caller, target, descriptor, self._path_of(*old), flags)
+                self._follow(place, source, late)
                 self._keep_number(target, number)
             else:
                 self._copy_to(descriptor, goal, flags)
@@ -192,8 +193,11 @@ class FencedMoves(FencedNames):
         attributes_of: ArtifactKey | None,
         flags: int,
         operation: str = "rename",
-    ) -> Claim:
-        """Make an open file's content the next generation of *target*; the claim after it."""
+    ) -> Late:
+        """Make an open file's content the next generation of *target*.
+
+        The answer is for those who still have the file open for writing.
+        """
         state = self.state(target)
         if flags & RENAME_NOREPLACE and self.exists(target):
             raise no_such(errno.EEXIST)
@@ -211,8 +215,12 @@ class FencedMoves(FencedNames):
         else:
             claim = self._claim(target, process, operation)
 
+        saved = b""
+
         def content() -> bytes:
-            return read_exactly(source, os.fstat(source).st_size)
+            nonlocal saved
+            saved = read_exactly(source, os.fstat(source).st_size)
+            return saved
 
         done = self.fence.save(
             target, claim, content, operation, process=process, attributes_of=attributes_of
@@ -222,11 +230,9 @@ class FencedMoves(FencedNames):
         if state.copy is not None:
             self.replaced(state, state.copy, process)
         state.deleted, state.replaces = None, False
-        return Claim(seen_of(done))
+        return Late(target, Claim(seen_of(done)), digest_of(saved))
 
-    def _follow(
-        self, place: Place, source: ArtifactKey | None, target: ArtifactKey, done: Claim
-    ) -> None:
+    def _follow(self, place: Place, source: ArtifactKey | None, late: Late) -> None:
         """Whoever still has the source open for writing goes on writing the target."""
         if source is not None:
             copy = self.state(source).shown_copy
@@ -237,7 +243,7 @@ class FencedMoves(FencedNames):
             node = self.nodes.find((found.st_dev, found.st_ino))
         for handle in self.handles_of(node) if node is not None else ():
             if handle.writable:
-                handle.extra = Late(target, done)
+                handle.extra = late
 
     def _copy_to(self, source: int, goal: Place, flags: int) -> None:
         """A plain file at *goal* with an artifact's content: its backup."""

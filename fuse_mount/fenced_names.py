@@ -34,7 +34,7 @@ class FencedNames(FencedAttributes):
 
     def lookup(self, parent: Node, name: bytes) -> Entry:
         """Find a name as the session sees it."""
-        key = self.key_at(parent, name)
+        key = self.key_at(parent, name, lately=True)
         if key is None:
             return super().lookup(parent, name)
         state = self._states.get(key)

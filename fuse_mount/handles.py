@@ -18,7 +18,7 @@ from fuse_mount.locking import FileLocks, Wanted
 from fuse_mount.nodes import Node, no_such
 from fuse_mount.protocol import Attr, Entry
 from fuse_mount.system import allocate
-from fuse_mount.tree import Caller, Change, Tree
+from fuse_mount.tree import Caller, Change, Tree, drop_bits
 
 __all__ = ["Handle", "OpenFiles"]
 
@@ -37,6 +37,10 @@ class Handle:
     extra: object = None
     version: int = 0
     """Which content of a working copy it was opened on, or has written itself."""
+    passes: bool = False
+    """The kernel reads and writes it without us."""
+    lockers: set[int] | None = None
+    """Whose locks end with it, where closing is not told; None: each close is told."""
 
     @property
     def writable(self) -> bool:
@@ -135,9 +139,16 @@ class OpenFiles(Tree):
     def release(self, number: int) -> None:
         """The last descriptor of the open file is closed."""
         handle = self._open_files.pop(number, None)
+        if handle is not None and handle.lockers:
+            for owner in handle.lockers:
+                self.unlock_all(handle.node, owner, is_flock=False)
         if handle is not None and handle.descriptor >= 0:
             descriptor, handle.descriptor = handle.descriptor, -1
             os.close(descriptor)
+
+    def drop_bits(self, number: int) -> None:
+        """Take set-user-id and set-group-id from a file that was just changed."""
+        drop_bits(self.handle(number).descriptor)
 
     # ── locks ────────────────────────────────────────────────────────────────
 
@@ -148,6 +159,12 @@ class OpenFiles(Tree):
     def lock(self, node: Node, owner: int, wanted: Wanted) -> None:
         """Take or release a lock; EAGAIN when another program holds it."""
         self.locks.take(*self.lockable(node), owner, wanted)
+
+    def note_locker(self, number: int, owner: int) -> None:
+        """*owner* asks for a lock through an open file."""
+        handle = self._open_files.get(number)
+        if handle is not None and handle.lockers is not None:
+            handle.lockers.add(owner)
 
     def test_lock(self, node: Node, owner: int, wanted: Wanted) -> Wanted:
         """The lock that stands in the way."""

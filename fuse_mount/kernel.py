@@ -20,21 +20,25 @@ from fuse_mount import protocol
 from fuse_mount.handles import OpenFiles
 from fuse_mount.kernel_locks import LATER, Answer, Fields, LockRequests
 from fuse_mount.nodes import no_such
+from fuse_mount.passthrough import DIRECT_IO, KEEP_CACHE, NO_FLUSH, Passthrough
 from fuse_mount.protocol import Init, Opcode, ProtocolError, Request
 from fuse_mount.tree import Caller, Change
+from fuse_mount.workers import Workers
 
 __all__ = ["Connection"]
 
 _log = logging.getLogger("coherent_volume")
 
 _MAX_WRITE = 1 << 20
-_WORKERS = 6
 _FLOCK_UNLOCK = 2
-_KEEP_CACHE = 2
+_MAPS_DIRECT, _PASSTHROUGH = 1 << 36, 1 << 37
+_OPEN_DROPS_BITS, _WRITE_DROPS_BITS = 1, 4
 
 # Asynchronous reads, locks of both kinds, O_TRUNC within open, large writes, content dropped when a
 # file's time or size changed, parallel operations in one directory, an error of
-# its own for an aborted connection, many pages a request, cached link targets.
+# its own for an aborted connection, many pages a request, cached link targets,
+# set-user-id bits dropped by us (a write would cost one more request otherwise),
+# mappings of files whose writes all come to us, passthrough.
 _WANTED = (
     1 << 0
     | 1 << 1
@@ -47,8 +51,12 @@ _WANTED = (
     | 1 << 21
     | 1 << 22
     | 1 << 23
+    | 1 << 28
+    | _MAPS_DIRECT
+    | _PASSTHROUGH
 )
 
+_NOBODY_WAITS = contextlib.suppress(OSError)  # ENOENT: the asker is gone
 _NO_ANSWER = (Opcode.FORGET, Opcode.BATCH_FORGET, Opcode.INTERRUPT)
 
 
@@ -58,6 +66,10 @@ class Connection(LockRequests):
     def __init__(self, device: int, tree: OpenFiles) -> None:
         super().__init__(tree)
         self.device = device
+        self.passthrough = Passthrough(device)
+        self._maps_direct = False
+        if tree is not None:
+            tree.nodes.gone = self.passthrough.let_go
         self.started = threading.Event()
         self._serve: dict[int, Callable[[Request, Fields, memoryview], Answer]] = {
             Opcode[name.upper()]: getattr(self, f"_{name}")
@@ -76,28 +88,17 @@ class Connection(LockRequests):
 
     def serve(self) -> None:
         """Answer requests until the file system is unmounted or aborted."""
-        threads = [
-            threading.Thread(target=self._work, name=f"fuse-{n}", daemon=True)
-            for n in range(1, _WORKERS)
-        ]
-        for thread in threads:
-            thread.start()
-        self._work()
+        Workers(self._take, self._answer, protocol.is_short, _MAX_WRITE + 4096, self.ended).run()
 
-    def _work(self) -> None:
-        buffer = bytearray(_MAX_WRITE + 4096)
-        view = memoryview(buffer)
+    def _take(self, buffer: bytearray) -> int:
+        """The next request; 0 when there will be none."""
         while not self.ended.is_set():
             try:
-                size = os.readv(self.device, [buffer])
+                return os.readv(self.device, [buffer])
             except OSError as error:
-                if error.errno in (errno.EINTR, errno.EAGAIN, errno.ENOENT):
-                    continue  # ENOENT: the request was taken back
-                break  # ENODEV: unmounted
-            if size == 0:
-                break
-            self._answer(view[:size])
-        self.ended.set()
+                if error.errno not in (errno.EINTR, errno.EAGAIN, errno.ENOENT):
+                    break  # ENODEV: unmounted. ENOENT: the request was taken back
+        return 0
 
     def _answer(self, message: memoryview) -> None:
         try:
@@ -111,10 +112,10 @@ class Connection(LockRequests):
 
     def reply(self, unique: int, error_number: int, answer: Answer) -> None:
         """Answer one request."""
-        parts = [] if answer is None else [answer] if isinstance(answer, bytes) else list(answer)
+        parts = () if answer is None else (answer,) if isinstance(answer, bytes) else answer
         header = protocol.reply_header(unique, error_number, sum(map(len, parts)))
-        with contextlib.suppress(OSError):  # ENOENT: nobody waits for it any more
-            os.writev(self.device, [header, *parts])
+        with _NOBODY_WAITS:
+            os.writev(self.device, (header, *parts))
 
     def _served(self, request: Request) -> tuple[int, Answer]:
         act = self._serve.get(request.opcode)
@@ -128,6 +129,10 @@ class Connection(LockRequests):
         except ProtocolError as error:
             _log.warning("request %d: %s", request.opcode, error)
             return errno.EIO, None
+        except (OverflowError, ValueError, struct.error) as error:
+            # A number or a name that the system calls do not take.
+            _log.warning("request %d: %s", request.opcode, error)
+            return errno.EINVAL, None
         except Exception:  # noqa: BLE001 - whoever asked must be answered
             _log.exception("request %d failed", request.opcode)
             return errno.EIO, None
@@ -143,8 +148,11 @@ class Connection(LockRequests):
         offer = Init(*fields)
         if offer.major != 7 or offer.minor < 23:
             raise no_such(errno.EPROTO)
+        agreed = offer.flags & _WANTED
+        self.passthrough.is_agreed = bool(agreed & _PASSTHROUGH)
+        self._maps_direct = bool(agreed & _MAPS_DIRECT)
         self.started.set()
-        return protocol.init_reply(offer, offer.flags & _WANTED, _MAX_WRITE)
+        return protocol.init_reply(offer, agreed, _MAX_WRITE)
 
     def _destroy(self, request: Request, fields: Fields, rest: memoryview) -> Answer:
         return None
@@ -161,7 +169,10 @@ class Connection(LockRequests):
         return None
 
     def _batch_forget(self, request: Request, fields: Fields, rest: memoryview) -> Answer:
-        for node, count in struct.iter_unpack("=QQ", rest[: fields[0] * 16]):
+        size = fields[0] * 16
+        if len(rest) < size:
+            raise ProtocolError(f"{fields[0]} nodes in {len(rest)} bytes")
+        for node, count in struct.iter_unpack("=QQ", rest[:size]):
             self.tree.forget(node, count)
         return None
 
@@ -239,15 +250,36 @@ class Connection(LockRequests):
 
     def _open(self, request: Request, fields: Fields, rest: memoryview) -> Answer:
         node = self.tree.nodes.get(request.node)
-        handle = self.tree.open(_caller(request), node, fields[0])
-        flags = _KEEP_CACHE if self.tree.keeps_cache(handle) else 0
-        return protocol.open_reply(handle, flags)
+        number = self.tree.open(_caller(request), node, fields[0])
+        if fields[1] & _OPEN_DROPS_BITS:
+            self.tree.drop_bits(number)
+        return self._opened(number)
+
+    def _opened(self, number: int) -> bytes:
+        """The answer to an open: its number, and how the file works from here on."""
+        handle = self.tree.handle(number)
+        flags, backing = self.passthrough.way_of(handle)
+        if handle.writable:
+            if self._maps_direct and not flags and handle.extra is not None:
+                # Each write comes to us at once anyway; so it does without a copy in
+                # the page cache and without a question about capabilities before it.
+                flags = DIRECT_IO
+            return protocol.open_reply(number, flags, backing)
+        if not flags and self.tree.keeps_cache(number):
+            flags = KEEP_CACHE
+        if not self.tree.locks.any():
+            # Nothing can happen at the close of a reader but the end of its locks.
+            handle.lockers = set()
+            flags |= NO_FLUSH
+        return protocol.open_reply(number, flags, backing)
 
     def _create(self, request: Request, fields: Fields, rest: memoryview) -> Answer:
         (name,) = protocol.names(rest, 1)
         parent = self.tree.nodes.get(request.node)
-        entry, handle = self.tree.create(_caller(request), parent, name, fields[0], fields[1])
-        return protocol.entry_reply(entry), protocol.open_reply(handle, 0)
+        entry, number = self.tree.create(_caller(request), parent, name, fields[0], fields[1])
+        if fields[3] & _OPEN_DROPS_BITS:
+            self.tree.drop_bits(number)
+        return protocol.entry_reply(entry), self._opened(number)
 
     def _read(self, request: Request, fields: Fields, rest: memoryview) -> Answer:
         return self.tree.read(fields[0], fields[1], fields[2])
@@ -257,6 +289,8 @@ class Connection(LockRequests):
         if len(rest) < size:
             raise ProtocolError("a write brings less than it says")
         written = self.tree.write(_caller(request), handle, offset, rest[:size])
+        if fields[3] & _WRITE_DROPS_BITS:
+            self.tree.drop_bits(handle)
         return struct.pack("=II", written, 0)
 
     def _flush(self, request: Request, fields: Fields, rest: memoryview) -> Answer:
@@ -267,6 +301,7 @@ class Connection(LockRequests):
     def _release(self, request: Request, fields: Fields, rest: memoryview) -> Answer:
         if fields[2] & _FLOCK_UNLOCK:
             self.tree.unlock_all(self.tree.nodes.get(request.node), fields[3], is_flock=True)
+        self.passthrough.released(self.tree.handle(fields[0]))
         self.tree.release(fields[0])
         return None
 
@@ -277,6 +312,8 @@ class Connection(LockRequests):
     def _fallocate(self, request: Request, fields: Fields, rest: memoryview) -> Answer:
         handle, offset, length, mode, _ = fields
         self.tree.fallocate(_caller(request), handle, mode, offset, length)
+        if request.uid != 0:
+            self.tree.drop_bits(handle)
         return None
 
     def _lseek(self, request: Request, fields: Fields, rest: memoryview) -> Answer:
@@ -287,12 +324,14 @@ class Connection(LockRequests):
         done = self.tree.copy_range(
             _caller(request), (source, source_at), (target, target_at), size
         )
+        if request.uid != 0:
+            self.tree.drop_bits(target)
         return struct.pack("=II", done, 0)
 
     # ── directories ──────────────────────────────────────────────────────────
 
     def _opendir(self, request: Request, fields: Fields, rest: memoryview) -> Answer:
-        return protocol.open_reply(self.tree.opendir(self.tree.nodes.get(request.node)), 0)
+        return protocol.open_reply(self.tree.opendir(self.tree.nodes.get(request.node)))
 
     def _readdir(self, request: Request, fields: Fields, rest: memoryview) -> Answer:
         handle, offset, room = fields[:3]

@@ -68,13 +68,19 @@ class LockRequests(abc.ABC):
         return struct.pack("=QQII", found.start, found.end, found.kind, 0)
 
     def _setlk(self, request: Request, fields: Fields, rest: memoryview) -> Answer:
-        node, wanted = self.tree.nodes.get(request.node), _wanted(fields)
+        node, wanted = self._asked(request, fields)
         self.tree.lock(node, fields[1], wanted)
         self._look_anew(node)
         return None
 
+    def _asked(self, request: Request, fields: Fields) -> tuple[Node, Wanted]:
+        wanted = _wanted(fields)
+        if not wanted.is_flock:
+            self.tree.note_locker(fields[0], fields[1])
+        return self.tree.nodes.get(request.node), wanted
+
     def _setlkw(self, request: Request, fields: Fields, rest: memoryview) -> Answer:
-        node, wanted = self.tree.nodes.get(request.node), _wanted(fields)
+        node, wanted = self._asked(request, fields)
         try:
             self.tree.lock(node, fields[1], wanted)
         except OSError as error:

@@ -19,7 +19,6 @@ import threading
 import time
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 
 from coherent_volume.attributes import Attributes, give
 from coherent_volume.model import ArtifactKey, Commit
@@ -30,6 +29,7 @@ from fuse_mount.fence import Fence, seen_of
 from fuse_mount.handles import Handle, OpenFiles
 from fuse_mount.nodes import Node, no_such
 from fuse_mount.protocol import Attr, Entry
+from fuse_mount.states import Hold, State
 from fuse_mount.tree import attr_of
 from fuse_mount.working import Copies, WorkingCopy
 
@@ -38,51 +38,8 @@ __all__ = ["GENERATION_ATTR_S", "Hold", "Managed", "State"]
 _log = logging.getLogger("coherent_volume")
 _TICK_S = 0.05
 _RESERVE = 200
-_REMOVER_S = 0.8
-"""How much longer a deletion is held while whoever made it still runs."""
 GENERATION_ATTR_S = 1.0
 """A node belongs to one generation, and each look-up brings its attributes anew."""
-
-
-@dataclass(frozen=True, slots=True)
-class Hold:
-    """A deletion that waits for the content that may follow it."""
-
-    claim: Claim
-    due: float
-    remover: int
-    """The thread that removed it; 0: nobody knows."""
-
-    def is_due(self, until: float) -> bool:
-        """Whether it is to be committed: a remover that lives may be about to write.
-
-        On a busy machine git takes longer between its two steps than the hold.
-        """
-        if until < self.due:
-            return False
-        waits = self.remover and until < self.due + _REMOVER_S
-        return not (waits and os.path.exists(f"/proc/{self.remover}"))
-
-
-@dataclass(slots=True, eq=False)
-class State:
-    """One artifact as one session has it."""
-
-    key: ArtifactKey
-    lock: threading.RLock = field(default_factory=threading.RLock)
-    copy: WorkingCopy | None = None
-    deleted: Hold | None = None
-    """The session has deleted it; the deletion is not committed yet."""
-    replaces: bool = False
-    """A new copy stands where the session deleted the old one."""
-    empty_due: float = 0.0
-    """When a copy that was only cut off is committed as it is; 0: not."""
-
-    @property
-    def shown_copy(self) -> WorkingCopy | None:
-        """The copy that the session sees in the place of the generation."""
-        copy = self.copy
-        return copy if copy is not None and copy.is_shown else None
 
 
 class Managed(OpenFiles):
@@ -120,11 +77,14 @@ class Managed(OpenFiles):
 
     # ── names ────────────────────────────────────────────────────────────────
 
-    def key_at(self, parent: Node, name: bytes) -> ArtifactKey | None:
-        """The artifact that *name* in *parent* may be; None when it is not managed."""
+    def key_at(self, parent: Node, name: bytes, *, lately: bool = False) -> ArtifactKey | None:
+        """The artifact that *name* in *parent* may be; None when it is not managed.
+
+        *lately*: the directory's path may be that of a moment ago.
+        """
         if parent.extra is not None:
             return None
-        above = self.nodes.where(parent)
+        above = self.nodes.where_lately(parent) if lately else self.nodes.where(parent)
         if above is None:
             return None
         path = above + b"/" + name if above else name
@@ -132,26 +92,38 @@ class Managed(OpenFiles):
 
     def key_of(self, node: Node) -> ArtifactKey | None:
         """The artifact whose current generation *node* is; ESTALE for an old one."""
-        key = self.named(node)
-        if key is None or isinstance(node.extra, WorkingCopy):
-            return key
-        found = self.on_disk(key)
-        if found is None or (found.st_dev, found.st_ino) != node.identity:
-            # Displaced by a later generation: whoever came by its name asks again.
-            raise no_such(errno.ESTALE)
-        return key
+        if isinstance(node.extra, WorkingCopy):
+            return node.extra.key
+        found = self.found_at(node)
+        return None if found is None else found[0]
 
-    def named(self, node: Node) -> ArtifactKey | None:
+    def named(self, node: Node, *, lately: bool = False) -> ArtifactKey | None:
         """The artifact whose name *node* was last found by, be it current or not."""
         if node.kind != stat.S_IFREG:
             return None
         if isinstance(node.extra, WorkingCopy):
             return node.extra.key
-        if node.extra is not None:
-            return None
         # By its last name, and not by the path of its descriptor: a file with two
         # names may have lost the one that the descriptor was opened by.
-        return None if node.parent is None else self.key_at(node.parent, node.name)
+        if node.extra is not None or node.parent is None:
+            return None
+        return self.key_at(node.parent, node.name, lately=lately)
+
+    def found_at(
+        self, node: Node, *, lately: bool = False
+    ) -> tuple[ArtifactKey, os.stat_result] | None:
+        """The artifact whose current generation *node* is, and its file; as ``key_of``."""
+        key = self.named(node, lately=lately)
+        if key is None or node.extra is not None:
+            return None
+        found = self.on_disk(key)
+        if found is not None and (found.st_dev, found.st_ino) == node.identity:
+            return key, found
+        if lately:
+            # Not the file, or not the path any more; with the file there, the path is proved.
+            return self.found_at(node)
+        # Displaced by a later generation: whoever came by its name asks again.
+        raise no_such(errno.ESTALE)
 
     def state(self, key: ArtifactKey) -> State:
         """The state of *key*."""

@@ -18,12 +18,18 @@ import stat
 import threading
 import time
 from collections import OrderedDict
+from collections.abc import Callable
 
 __all__ = ["ROOT_NODE", "Node", "NodeTable", "no_such"]
 
 ROOT_NODE = 1
 _IDLE_S = 2.0
+_PLACE_S = 0.05
 _PATH = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+def _nothing(node: Node) -> None:
+    """Told of a node that is gone, does nothing."""
 
 
 def no_such(number: int = errno.ENOENT) -> OSError:
@@ -35,6 +41,7 @@ class Node:
     """One inode that the kernel knows, or something virtual (``extra``)."""
 
     __slots__ = (
+        "backing",
         "cached",
         "descriptor",
         "extra",
@@ -44,6 +51,8 @@ class Node:
         "lookups",
         "name",
         "parent",
+        "passing",
+        "place",
         "used",
     )
 
@@ -59,6 +68,13 @@ class Node:
         self.cached: tuple[int, int, int] | None = None
         """Size, mtime and ctime of the file when the kernel last began to cache it."""
         self.extra: object = None
+        self.backing: int | None = None
+        """The number by which the kernel reaches the file without us; 0: it asks us,
+        None: not decided. All open files of a node must agree."""
+        self.passing = 0
+        """How many open files the kernel reads and writes without us."""
+        self.place: tuple[float, int, bytes | None] = (0.0, 0, None)
+        """Until when, and for which count of moves, the path that follows was looked up."""
 
     @property
     def is_directory(self) -> bool:
@@ -81,6 +97,9 @@ class NodeTable:
         self._open: OrderedDict[int, Node] = OrderedDict()
         self._next = ROOT_NODE + 1
         self._base = b"\0"
+        self._moves = 0
+        self.gone: Callable[[Node], None] = _nothing
+        """Told of every node that the kernel has forgotten."""
 
     def get(self, number: int) -> Node:
         """The node *number*; ESTALE when it was forgotten."""
@@ -163,6 +182,7 @@ class NodeTable:
             if node.descriptor >= 0:
                 os.close(node.descriptor)
                 node.descriptor = -1
+        self.gone(node)
         return node
 
     # ── descriptors ──────────────────────────────────────────────────────────
@@ -215,6 +235,24 @@ class NodeTable:
         if not link.startswith(base) or link.endswith(b" (deleted)"):
             return None
         return link[len(base) :]
+
+    def where_lately(self, node: Node) -> bytes | None:
+        """As ``where``, but what others moved in the last moment may not be known yet.
+
+        For those who prove it afterwards, or to whom it makes no difference.
+        """
+        now = time.monotonic()
+        until, moves, path = node.place
+        if until > now and moves == self._moves:
+            return path
+        moves = self._moves
+        path = self.where(node)
+        node.place = (now + _PLACE_S, moves, path)
+        return path
+
+    def moved(self) -> None:
+        """Something was renamed here: what ``where_lately`` knew counts no more."""
+        self._moves += 1
 
     def _note_open(self, node: Node) -> None:
         node.used = time.monotonic()

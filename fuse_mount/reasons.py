@@ -1,7 +1,8 @@
 """Reasons: why something was refused, for those to whom an errno says too little.
 
 Owns the refusals of one mount, newest per artifact, and their file in
-``.coherence/mounts``, which outlives the mount. The text is that of the error.
+``.coherence/mounts``, which outlives the mount. The text is that of the report about
+the refusal, the same that ``coherent why`` shows, or else that of the error.
 """
 
 from __future__ import annotations
@@ -49,7 +50,9 @@ class Reasons:
 
     def note(self, key: ArtifactKey, operation: str, error: CoherenceError) -> None:
         """*operation* on *key* was refused because of *error*."""
-        reason = Reason(operation, str(error), error.as_dict())
+        report = error.fields.get("report")
+        text = str(error) if report is None else report.text()
+        reason = Reason(operation, text, error.as_dict())
         with self._lock:
             again = self._of.get(key) == reason
             self._of[key] = reason

@@ -21,7 +21,7 @@ from coherent_volume.syscalls import RENAME_EXCHANGE, RENAME_NOREPLACE, renameat
 from fuse_mount.nodes import Node, NodeTable, no_such
 from fuse_mount.protocol import Attr, Entry
 
-__all__ = ["Caller", "Change", "Tree", "attr_of"]
+__all__ = ["Caller", "Change", "Tree", "attr_of", "drop_bits"]
 
 _FILE_ATTR_S = 0.02
 """How long attributes of a file may be believed: from the look-up of its name
@@ -30,6 +30,7 @@ _DIRECTORY_S = 1.0
 
 _MODE, _UID, _GID, _SIZE, _ATIME, _MTIME, _FH = 1, 2, 4, 8, 16, 32, 64
 _ATIME_NOW, _MTIME_NOW = 128, 256
+_DROPS_BITS = 1 << 11
 
 
 class Caller(NamedTuple):
@@ -66,6 +67,21 @@ class Change(NamedTuple):
     def other_than_size(self) -> bool:
         """Whether anything but the size is to change."""
         return bool(self.valid & (_MODE | _UID | _GID | _ATIME | _MTIME))
+
+    @property
+    def drops_bits(self) -> bool:
+        """Whether the file must lose set-user-id and set-group-id with its content."""
+        return bool(self.valid & _DROPS_BITS)
+
+
+def drop_bits(file: int | bytes) -> None:
+    """Take set-user-id and set-group-id from a file (a path or an open one)."""
+    mode = os.stat(file).st_mode
+    wanted = mode & ~stat.S_ISUID
+    if mode & stat.S_IXGRP:
+        wanted &= ~stat.S_ISGID
+    if wanted != mode:
+        os.chmod(file, stat.S_IMODE(wanted))
 
 
 def attr_of(found: os.stat_result) -> Attr:
@@ -152,6 +168,8 @@ class Tree:
                 os.utime(node.name, ns=times, dir_fd=above, follow_symlinks=False)
             else:
                 self.change_times(path, change)
+        if change.drops_bits:
+            drop_bits(path)
         return self.getattr(node)
 
     def change_owner(self, path: bytes, change: Change) -> None:
@@ -249,6 +267,7 @@ class Tree:
             raise no_such(errno.EINVAL)
         source, target = self.nodes.descriptor(old[0]), self.nodes.descriptor(new[0])
         renameat2(source, old[1], target, new[1], flags)
+        self.nodes.moved()
         with contextlib.suppress(OSError):
             self._renamed(new)
             if flags & RENAME_EXCHANGE:
@@ -314,7 +333,9 @@ class Tree:
 
     def readdir(self, handle: int, offset: int) -> list[tuple[bytes, int, int]]:
         """(name, inode, type) of the entries from *offset* on; 0 looks anew."""
-        listing = self._listings[handle]
+        listing = self._listings.get(handle)
+        if listing is None:
+            raise no_such(errno.EBADF)
         if listing.entries is None or offset == 0:
             listing.entries = self.entries(listing.node)
         return listing.entries[offset:]

@@ -226,8 +226,13 @@ def main(words: Sequence[str]) -> int:
     started = time.monotonic()
     for part in given.only:
         begun = time.monotonic()
-        doing[part](proof, given)
-        print(f"{part}: {time.monotonic() - begun:.0f} s", file=sys.stderr, flush=True)
+        try:
+            doing[part](proof, given)
+        except Exception as error:  # noqa: BLE001 - the others go on, and the table says so
+            proof.note(list(proof.of), part, 0, [f"{part} broke off: {error!r}"])
+        bad = {line for each in proof.of.values() for line in each.bad}
+        told = f"{part}: {time.monotonic() - begun:.0f} s, {len(bad)} things wrong so far"
+        print(told, *sorted(bad)[:5], sep="\n  ", file=sys.stderr, flush=True)
     print(table(proof))
     for each in proof.left_out:
         print(f"left out: {each}")

@@ -1,8 +1,4 @@
-"""The deliberate breaks of the code, and the check that must notice each.
-
-A list only: ``proof.mutants`` makes the breaks. Each is a line or two that a tired
-person might write. Every guarantee of docs/PROTOCOL.md has some.
-"""
+"""The deliberate breaks of the code, and the check that must notice each: a list only."""
 
 from __future__ import annotations
 
@@ -61,7 +57,7 @@ MUTANTS = (
         "gating",
         "with parts.gate.held(GATE_WAIT_S):",
         "with contextlib.nullcontext():",
-        "test_lost_update.py::test_eight_processes_that_add_their_own_lines_lose_none_and_double_none",
+        "test_gate.py::test_threads_of_one_process_exclude_each_other test_history.py",
     ),
     Mutant(
         "a live lease of a peer is ignored",
@@ -250,12 +246,12 @@ MUTANTS = (
         "test_bad_input.py::test_rolled_back_sidecar_hands_out_no_number_twice",
     ),
     Mutant(
-        "an unfinished install is read without the gate",
-        "I5",
+        "an unfinished install is read outside the gate",
+        "I8",
         "reading",
         "(pending is None or _in_progress(parts, pending)):",
         "(row is not None):",
-        "test_crash_points.py::test_process_killed_at_any_point_leaves_old_or_new",
+        "test_recovery.py::test_reader_finds_the_edit_that_a_dead_writer_displaced",
     ),
     Mutant(
         "members that are not yet visible are served from memory",
@@ -287,7 +283,23 @@ MUTANTS = (
         "sidecar",
         "if artifact_checksum(key, generation, digest, size, epoch, boot) != checksum:",
         "if artifact_checksum(key, generation, digest, size, epoch, boot) == key:",
-        "test_bad_input.py::test_bit_flips_in_the_database_never_turn_a_number_back test_verify.py",
+        "test_damage.py::test_no_column_of_a_row_changes_unnoticed",
+    ),
+    Mutant(
+        "kept content is handed out without a look at it",
+        "I5",
+        "remake",
+        'if digest not in (ABSENT_DIGEST, digest_of(content or b"")):',
+        "if digest == content:",
+        "test_damage.py::test_flipped_past_is_never_shown",
+    ),
+    Mutant(
+        "recovery makes damaged content visible",
+        "I7",
+        "remake",
+        "if digest_of_chunks(chunks_of(descriptor)) != digest:",
+        "if digest_of_chunks(chunks_of(descriptor)) == parts:",
+        "test_damage.py::test_flipped_head_is_not_made_visible_by_recovery",
     ),
     Mutant(
         "a refused write is put where it would have been",
@@ -342,5 +354,45 @@ MUTANTS = (
         "judge(self.parts, Intent(key, operation, content, claim.expectation, claim.base), head)",
         "del content",
         "test_mount_saves.py",
+    ),
+    Mutant(
+        "a signal is forgotten when no copy is there",
+        "I9",
+        "trusting",
+        "if copy.generation < self._heard.get(copy.entry.key, 0):",
+        "if copy.generation < 0:",
+        "test_read_policies.py::test_signal_that_comes_before_the_copy_is_kept_is_not_lost",
+    ),
+    Mutant(
+        "a dead listener is trusted",
+        "I9",
+        "trusting",
+        "listener is None or now >= listener.heard_until + trust.seconds",
+        "listener is None",
+        "test_read_policies.py::test_dead_listener_makes_every_read_look",
+    ),
+    Mutant(
+        "a copy is trusted without end",
+        "I9",
+        "trusting",
+        "now >= copy.until or copy.era != self._era",
+        "copy.era != self._era",
+        "test_read_policies.py::test_lease_of_a_copy_ends_with_its_time",
+    ),
+    Mutant(
+        "own writes that renew no view go unseen",
+        "I9",
+        "commit",
+        "            parts.copies.hear(new.key, new.generation)",
+        "            _ = new",
+        "test_read_policies.py::test_own_writes_are_seen_at_once_also_where_they_renew_no_view",
+    ),
+    Mutant(
+        "what the feed brings moves the view",
+        "I1",
+        "trusting",
+        "        self._store(key, reading, data, reading.seen, era, until, fetched=reading)",
+        "        record(self._parts, key, reading)",
+        "test_read_policies.py::test_what_the_feed_brings_is_seen_only_when_it_is_read",
     ),
 )

@@ -1,8 +1,8 @@
-"""The whole sweeps: every system call of every operation, killed, failing, and without power.
+"""The whole sweeps: every system call of every operation, killed and failing; power cuts.
 
     python -m proof.sweeps [--every N] [OPERATION ...]
 
-``--every N`` takes every N-th call only (of the power cuts, every 4N-th). Prints
+``--every N`` takes every N-th call only (the power is cut in every 4N-th). Prints
 one line for each operation and injection, and every complaint; exits with 1 if
 there is one. Power cuts need root and a loop device with ext4, and are left out,
 with a word, where that is impossible.

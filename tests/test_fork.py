@@ -13,6 +13,7 @@ import traceback
 import pytest
 
 from coherent_volume import BusyError, CoherentVolume, ConflictError, NotObservedError, points
+from coherent_volume import staging as staging_module
 from tests.harness.processes import until
 
 PLAN = "plans/plan.md"
@@ -229,6 +230,45 @@ def test_child_forked_inside_the_gate_does_not_keep_it(root, volume, thread_in_t
         os.waitpid(pid, 0)
         for descriptor in (*ready, *go):
             os.close(descriptor)
+
+
+@pytest.mark.invariant("I10")
+def test_child_forked_while_content_is_staged_does_not_keep_the_file_open(
+    root, volume, monkeypatch
+):
+    alice, bob = volume("alice"), volume("bob")
+    alice.read(PLAN)
+    staging, go_on = threading.Event(), threading.Event()
+    real = staging_module.write_all
+
+    def write_all(descriptor, content):
+        staging.set()
+        go_on.wait(20)
+        real(descriptor, content)
+
+    monkeypatch.setattr(staging_module, "write_all", write_all)
+    thread = threading.Thread(target=lambda: alice.write(PLAN, "from the thread\n"))
+    thread.start()
+    assert staging.wait(10)
+    go = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        # It lives on and never touches the volume, as a forked server's child does.
+        os.read(go[0], 1)
+        os._exit(0)
+    try:
+        monkeypatch.undo()
+        go_on.set()
+        thread.join()
+        # What was staged is the visible file: a writable descriptor of it in the
+        # child would make it busy for everybody, as long as the child lives.
+        assert bob.read(PLAN) == b"from the thread\n"
+        assert bob.write(PLAN, "bob's\n").generation == 2
+    finally:
+        os.write(go[1], b"x")
+        os.waitpid(pid, 0)
+        os.close(go[0])
+        os.close(go[1])
 
 
 @pytest.mark.invariant("I10")

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import pytest
 
 from coherent_audit import ABSENT, Operation, Recorder, check, fingerprint, load
-from tests.harness import evidence
+from tests.harness import evidence, rounds
 from tests.harness.processes import Workers
 from tests.harness.workload import FOREVER_S, live
 
@@ -124,6 +124,18 @@ class _Run:
         # Nothing else may end it: not an exception.
         assert worker.popen.returncode == -signal.SIGKILL, worker.complaint()
         self.kills += 1
+
+
+@pytest.mark.invariant("I1")
+@pytest.mark.invariant("I2")
+@pytest.mark.invariant("I5")
+@pytest.mark.invariant("I8")
+def test_sessions_at_all_doors_leave_a_history_that_can_be(tmp_path):
+    """Library, command line and mount, killed and edited around; ``make histories`` goes on."""
+    judged = rounds.run(tmp_path, rounds.Plan(seed=20_261_121, seconds=4.0))
+    assert not judged.complaints, "\n".join(judged.complaints)
+    assert judged.outcomes["commit", "done"] > 15, "too little happened to judge"
+    assert sum(c for (kind, _), c in judged.outcomes.items() if kind == "transaction")
 
 
 @pytest.mark.invariant("I2")

@@ -104,7 +104,7 @@ def test_stale_view_is_refused_and_the_next_read_is_fresh(root, reader, process,
 
 
 @pytest.mark.invariant("I1")
-@pytest.mark.parametrize("text", POLICIES)
+@pytest.mark.parametrize("text", TRUSTING)
 def test_processes_that_count_together_under_a_policy_lose_nothing(root, volume, process, text):
     volume("starter").create("plans/n", "0")
     body = """
@@ -311,6 +311,33 @@ def test_what_the_feed_brings_is_seen_only_when_it_is_read(reader, bob):
     assert counted(alice, "prefetch_hits") == 1
     assert counted(alice, "read_misses") == misses
     assert alice.write(PLAN, "derived from three").generation == 4
+
+
+@pytest.mark.invariant("I4")
+def test_what_the_feed_brought_before_a_refusal_is_not_handed_over(reader, bob):
+    alice = reader('"eager"')
+    commit(bob, "two\n")
+    until(lambda: fetched(alice) == 2, "the content was brought")
+    bob.lease(PLAN, ttl=60.0)
+    assert alice.break_lease(PLAN)  # the epoch grows; the bytes stay
+    with pytest.raises(ConflictError):
+        bob.write(PLAN, "fenced\n")
+    with pytest.raises(ConflictError):
+        alice.write(PLAN, "derived from one")
+    assert alice.read(PLAN) == b"two\n"
+    assert alice.write(PLAN, "derived from two").generation == 3
+
+
+def test_what_the_feed_brought_needs_one_look_when_it_is_asked_for_late(reader, bob):
+    alice = reader('"eager"')
+    commit(bob, "two\n")
+    provable = lambda: fetched(alice) == 2 and alice._copies._copies[KEY].entry.inode > 0  # noqa: E731
+    until(provable, "the content was brought, and again when it was old enough")
+    alice._copies._copies[KEY].until = 0.0
+    misses = counted(alice, "read_misses")
+    assert alice.read(PLAN) == b"two\n"
+    assert counted(alice, "read_misses") == misses
+    assert counted(alice, "prefetches") == 1
 
 
 def fetched(volume):

@@ -455,6 +455,16 @@ def test_second_edit_after_a_death_in_the_middle_of_a_race_loses_neither(
 
 
 @pytest.mark.invariant("I8")
+def test_reader_finds_the_edit_that_a_dead_writer_displaced(text, die, volume, monkeypatch):
+    """What is visible is the head of the records, so nothing but the time tells."""
+    die(("write", "one\n"), kill=("installed", 1), edits=[("before_install", "replace", "first")])
+    monkeypatch.setattr("coherent_volume.reading._INSTALL_IN_PROGRESS_NS", 0)
+
+    assert b"<first>" in volume("bob").read(TEXT)
+    assert b"<first>" in text.read_bytes()
+
+
+@pytest.mark.invariant("I8")
 @pytest.mark.parametrize("kill", [("installed", 1), ("race_found", 1), ("put_back", 1)])
 def test_second_edit_after_a_death_in_a_race_is_kept_when_only_the_sweep_comes_by(
     root, text, die, volume, expected_warnings, kill

@@ -321,3 +321,23 @@ def test_figures_of_the_page_are_those_of_the_results():
         assert cost == pytest.approx(cell["tokens"]["mean"] / 1000, rel=0.05)
         assert float(writes) == pytest.approx(cell["writes"], abs=0.05)
         assert (float(lost) > 0) == (cell["lost"] > 0) == (cell["arm"] == "blind")
+
+
+def test_figures_of_the_readme_are_those_of_the_results():
+    found = json.loads((REPOSITORY / "benchmarks" / "results" / "scenarios.json").read_text())
+    cells = {(cell["scenario"], cell["arm"]): cell for cell in found["cells"]}
+    told = 0
+    for line in (REPOSITORY / "README.md").read_text(encoding="utf-8").splitlines():
+        cut = [cell.strip() for cell in line.split("|")[1:-1]]
+        name = cut[0].partition(":")[0] if cut else ""
+        if (name, "strict") not in cells or len(cut) != 7:
+            continue
+        told += 1
+        demand, strict, blind = (cells[name, arm] for arm in ("demand", "strict", "blind"))
+        shares = [float(cell.removesuffix(" %")) for cell in (cut[1], cut[2], cut[4])]
+        measured = [demand["saves"], strict["saves"], strict["saves_of_demand"]]
+        assert shares == pytest.approx(measured, abs=1.5)
+        lost, writes = map(float, cut[6].split(" of "))
+        assert lost > 0
+        assert writes == pytest.approx(blind["writes"], abs=0.05)
+    assert told == 4

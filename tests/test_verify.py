@@ -19,6 +19,8 @@ from coherent_audit import (
 )
 from coherent_volume import ConflictError, LeasedError, rebuild_sidecar
 from tests.harness.command import Command
+from tests.harness.processes import Workers
+from tests.harness.workload import live
 from tests.test_history import START, commit, history, read, rules_broken
 
 PLAN = "plans/plan.md"
@@ -176,6 +178,33 @@ def test_flipped_bits_of_the_history_never_pass(lived, volume, seed):
     assert not volume().audit().ok
 
 
+def test_audit_of_a_volume_that_others_write_to_finds_nothing(root, volume):
+    """Also while they prune: what it compares is of one moment."""
+    auditor = volume("auditor")
+    config = root / ".coherence" / "config.toml"
+    config.write_text(config.read_text().replace("generations = 100\n", "generations = 2\n"))
+    with Workers() as workers:
+        for number in range(3):
+            workers.start(
+                live,
+                root=root,
+                log=root.parent / f"{number}.log",
+                seed=number,
+                session=f"writer{number}",
+                paths=[PLAN, OTHER, "plans/third.md"],
+                seconds=1.5,
+                edits=True,
+            )
+        for worker in workers.all:
+            worker.wait_for("ready")
+        audits = 0
+        while any(worker.running for worker in workers.all):
+            assert auditor.audit().findings == ()
+            audits += 1
+        workers.finish()
+    assert audits
+
+
 def test_command_says_one_line_for_each_violation_and_fails(lived):
     alice = Command(lived, "alice")
     assert alice.ok("verify").text == "artifacts 3, generations 10: every invariant holds\n"
@@ -254,6 +283,14 @@ def test_half_of_a_transaction_that_was_killed_is_no_order():
     ]
     assert rules_broken(history(BOTH, killed, *torn)) == {"not serializable"}
     assert not rules_broken(history(BOTH, killed, torn[1]))
+
+
+def test_deletion_that_was_killed_is_not_taken_for_another_absence():
+    steps = [
+        transaction([("a", 0, ABSENT)], [("b", 1, "b1")]),
+        ("commit", {"path": "a", "content": ABSENT, "outcome": "unknown", "ended": None}),
+    ]
+    assert not rules_broken(history(seen("a", 0, ABSENT), *steps))
 
 
 def test_content_that_came_twice_accuses_nobody():

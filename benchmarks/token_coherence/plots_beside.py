@@ -73,7 +73,7 @@ def _throughput(path: Path, rows: Sequence[Row]) -> None:
     figure, axes = new_axes("A counter that processes share", "processes", "increments a second")
     for key, style, kind in (
         ("counter-power", "o-", "durable"),
-        ("counter-process", "o--", "fast"),
+        ("counter-process", "o--", "process mode"),
     ):
         found = _of(rows, key)
         x = [int(row.key.rpartition("/")[2]) for row in found]
@@ -90,5 +90,5 @@ def _throughput(path: Path, rows: Sequence[Row]) -> None:
                 axes.plot(*drawn, style, color=color, label=f"{label}, {kind}", markersize=5)
         axes.set_xticks(x)
     axes.set_yscale("log")
-    axes.legend(frameon=False)
+    axes.legend(frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
     keep(figure, path)

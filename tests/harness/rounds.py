@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import os
 import random
 import signal
 import time
@@ -19,6 +20,7 @@ from typing import Any
 
 from coherent_audit import ABSENT, Operation, Recorder, check, fingerprint, load, minimal
 from coherent_volume import CoherentVolume, NotFoundError
+from fuse_mount import mount, mounts
 from tests.harness import mounted
 from tests.harness.doors import at_the_command_line, in_a_mount
 from tests.harness.evidence import keep_everything
@@ -67,8 +69,8 @@ def run(directory: Path, plan: Plan) -> Judged:
         pass
     CoherentVolume(root, managed=("plans/**",), durability=plan.durability).close()
     keep_everything(root)
-    with _mountpoint(root, directory, plan) as where, Workers() as workers:
-        kills = _Crew(workers, root, logs, where, plan).go()
+    with _mountpoint(root, directory, plan) as place, Workers() as workers:
+        kills = _Crew(workers, root, logs, place, plan).go()
     _read_all(root, logs / "end.log")
     operations = load(logs.glob("*.log"))
     complaints = _complaints(root, operations)
@@ -78,25 +80,50 @@ def run(directory: Path, plan: Plan) -> Judged:
     return Judged(operations, outcomes, kills, complaints)
 
 
+class _Mounted:
+    """A mount of the volume whose server can be killed, and another one take its place."""
+
+    def __init__(self, root: Path, where: Path, stack: contextlib.ExitStack) -> None:
+        self.root, self.where, self._stack = root, where, stack
+        where.mkdir()
+        self.mount()
+
+    def mount(self) -> None:
+        self._stack.enter_context(mount(self.root, self.where, "mount", reflex_s=0.05))
+
+    def kill_server(self) -> None:
+        for each in mounts(self.root):
+            if each.alive and each.mountpoint == str(self.where):
+                os.kill(each.pid, signal.SIGKILL)
+
+    def replace(self) -> None:
+        """Nobody may be at work here: without a mount this is a plain directory."""
+        mounted.abort(str(self.where))
+        self.mount()
+
+
 @contextlib.contextmanager
-def _mountpoint(root: Path, directory: Path, plan: Plan) -> Iterator[Path | None]:
+def _mountpoint(root: Path, directory: Path, plan: Plan) -> Iterator[_Mounted | None]:
     if not plan.mount or mounted.why_not() is not None:
         yield None
         return
-    with mounted.mounts_of(root, directory, plan.seconds + 120, reflex_s=0.05) as mount:
-        yield mount("mount").where
+    where = directory / "mount"
+    with contextlib.ExitStack() as stack:
+        found = _Mounted(root, where, stack)
+        stack.enter_context(mounted.guarded(where, plan.seconds + 120))
+        yield found
 
 
 class _Crew:
     """The sessions of a round; with ``kills`` one is shot and replaced now and then."""
 
     def __init__(
-        self, workers: Workers, root: Path, logs: Path, where: Path | None, plan: Plan
+        self, workers: Workers, root: Path, logs: Path, place: _Mounted | None, plan: Plan
     ) -> None:
-        self.workers, self.root, self.logs, self.where = workers, root, logs, where
+        self.workers, self.root, self.logs, self.place = workers, root, logs, place
         self.plan, self.rng = plan, random.Random(plan.seed)
         self.doors = ["library"] * plan.library + ["command line"] * plan.command_line
-        if where is not None:
+        if place is not None:
             self.doors += ["mount"] * plan.mount
 
     def start(self, number: int, seconds: float) -> Worker:
@@ -113,7 +140,9 @@ class _Crew:
                 at_the_command_line, root=self.root, session=session, **common
             )
         if door == "mount":
-            return self.workers.start(in_a_mount, where=self.where, session="mount", **common)
+            assert self.place is not None
+            where = self.place.where
+            return self.workers.start(in_a_mount, where=where, session="mount", **common)
         return self.workers.start(
             live,
             root=self.root,
@@ -135,16 +164,26 @@ class _Crew:
             number = self.rng.randrange(len(self.doors))
             # One that died at a named point is replaced like one that was shot.
             if self.plan.kills and running[number].said("ready"):
+                if self.doors[number] == "mount":
+                    self._lose_the_server()
                 running[number].kill()
                 assert running[number].popen.returncode in (0, -signal.SIGKILL), running[
                     number
                 ].complaint()
                 kills += 1
+                if self.doors[number] == "mount" and self.place is not None:
+                    self.place.replace()
                 running[number] = self.start(number, max(0.2, end - time.monotonic()))
         for worker in running:
             status = worker.popen.wait(60)
             assert status in (0, -signal.SIGKILL), worker.complaint()
         return kills
+
+    def _lose_the_server(self) -> None:
+        """Every second time the mount's server dies under its program, before that does."""
+        if self.place is not None and self.rng.random() < 0.5:
+            self.place.kill_server()
+            time.sleep(self.rng.uniform(0.0, 0.05))
 
 
 def _read_all(root: Path, log: Path) -> None:
@@ -173,8 +212,15 @@ def _complaints(root: Path, operations: list[Operation]) -> list[str]:
             generation = max(past.get(("mount", operation.content), {0})) or None
             if generation is None:
                 found.append(f"acknowledged commit missing: {operation}")
+            deletions = {g for (_, c), made_by in past.items() if c == ABSENT for g in made_by}
+            before = operation.derived_from
             operation = dataclasses.replace(  # noqa: PLW2901 - the same one, numbered
-                operation, generation=generation, base=generation and generation - 1
+                operation,
+                generation=generation,
+                base=generation and generation - 1,
+                # A program that saves finds no file, and makes one: that is a
+                # creation, whatever it had read before.
+                derived_from=ABSENT if (generation or 0) - 1 in deletions else before,
             )
         elif operation.kind in ("commit", "transaction") and operation.outcome == "done":
             for each in operation.writes or (operation,):

@@ -423,7 +423,7 @@ class PowerSweep(Sweep):
         shutil.rmtree(self.root, ignore_errors=True)
         # A new name each time: a cut may bring the old one back.
         self.number += 1
-        root = self.root = self.disk.path / f"volume{self.number}"
+        root = self.root = self.disk.path / f"{self.name} {self.number}"
         shutil.copytree(self.template, root)
         log = self.directory / f"{name}.log"
         arguments = {"root": root, "scenario": self.name, "log": log, "injection": injection}

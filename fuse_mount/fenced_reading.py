@@ -1,0 +1,105 @@
+"""Fenced reading: a reader gets the generation that is current, and is credited with it.
+
+Owns what is remembered of generations that were read: a file that has not
+changed since is opened without the gate and without a look at the records. The
+descriptor that a reader's handle keeps pins the inode: a commit displaces it and
+never writes into it, and it is used again only when nobody has it open.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+
+from coherent_volume.errors import BusyError, CoherenceError, DamagedError
+from coherent_volume.files import Fingerprint
+from coherent_volume.model import ArtifactKey
+from coherent_volume.records import SeenRow
+from fuse_mount.fence import Fence
+from fuse_mount.handles import Handle
+from fuse_mount.managed import Managed
+from fuse_mount.nodes import Node, no_such
+from fuse_mount.processes import group_of, process_of
+from fuse_mount.tree import Caller
+
+__all__ = ["FencedReading"]
+
+_KNOWN_MAX = 50_000
+_OPEN = os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+class FencedReading(Managed):
+    """Open files of artifacts, for reading."""
+
+    def __init__(self, root: int, descriptors_max: int, fence: Fence) -> None:
+        super().__init__(root, descriptors_max, fence)
+        self._known: dict[ArtifactKey, tuple[Fingerprint, SeenRow]] = {}
+
+    def open_known(self, caller: Caller, node: Node, flags: int) -> int:
+        """Open for reading a generation that was read before: no gate, no records.
+
+        Its file is as it was when it was found to be that generation, so it still
+        is; 0 when that cannot be said. A path that is a moment old does no harm:
+        a file that was moved meanwhile has another time of change.
+        """
+        above = node.parent
+        if above is None or node.kind != stat.S_IFREG or node.extra is not None:
+            return 0
+        key = self.key_at(above, node.name, lately=True)
+        known = None if key is None else self._known.get(key)
+        if key is None or known is None or key in self.fence.parts.leased_keys:
+            return 0
+        looks, seen = known
+        try:
+            descriptor = os.open(node.name, _OPEN, dir_fd=self.nodes.descriptor(above))
+        except OSError:
+            return 0
+        if node.identity != looks[:2] or _fingerprint(os.fstat(descriptor)) != looks:
+            os.close(descriptor)
+            return 0
+        if self.fence.credit.has(key, seen):
+            # Whatever program reads it, the session has seen it already.
+            process = group_of(caller.pid)
+            self.fence.credit.note_opened(key, process, seen)
+        else:
+            process, program = process_of(caller.pid)
+            if not self.fence.uncredited(program):
+                self.fence.credit.note_read(key, seen, process, None)
+        return self.keep_handle(Handle(node, descriptor, flags, process))
+
+    def open_reading(self, caller: Caller, node: Node, key: ArtifactKey, flags: int) -> int:
+        """Open for reading by way of the records, which say which generation it is."""
+        process, program = process_of(caller.pid)
+        try:
+            descriptor = self._open_credited(node, key, process, program)
+        except BusyError:
+            # Somebody outside is writing it: there is no generation to be
+            # credited with, and a reader is never refused.
+            descriptor = self.open_real(key)
+        except DamagedError as error:
+            raise self.fence.refusal(key, "open", error) from error
+        except CoherenceError:
+            descriptor = self.open_real(key)
+        found = os.fstat(descriptor)
+        if (found.st_dev, found.st_ino) != node.identity:
+            os.close(descriptor)
+            raise no_such(errno.ESTALE)
+        return self.keep_handle(Handle(node, descriptor, flags, process))
+
+    def _open_credited(self, node: Node, key: ArtifactKey, process: int, program: str) -> int:
+        if self.fence.uncredited(program):
+            return self.open_real(key)
+        descriptor, reading = self.fence.open_generation(key)
+        found = os.fstat(descriptor)
+        if reading.fingerprint is not None:
+            if len(self._known) >= _KNOWN_MAX:
+                self._known.clear()
+            self._known[key] = (reading.fingerprint, reading.seen)
+        if (found.st_dev, found.st_ino) == node.identity:
+            self.fence.credit.note_read(key, reading.seen, process, reading)
+        return descriptor
+
+
+def _fingerprint(found: os.stat_result) -> tuple[int, ...]:
+    return (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
