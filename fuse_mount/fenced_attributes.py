@@ -14,7 +14,8 @@ import time
 
 from coherent_volume.model import ArtifactKey
 from fuse_mount.fenced_files import FencedFiles
-from fuse_mount.managed import GENERATION_ATTR_S
+from fuse_mount.handles import Handle
+from fuse_mount.managed import GENERATION_ATTR_S, State
 from fuse_mount.nodes import Node, no_such
 from fuse_mount.processes import process_of
 from fuse_mount.protocol import Attr
@@ -32,7 +33,8 @@ class FencedAttributes(FencedFiles):
     def getattr(self, node: Node) -> tuple[Attr, float]:
         """The node's attributes; a generation's are its own for ever."""
         if isinstance(node.extra, WorkingCopy):
-            return self.copy_attr(node.extra), 0.0
+            with self.state(node.extra.key).lock:
+                return self.copy_attr(node.extra), 0.0
         try:
             current = self.found_at(node, lately=True)
         except OSError:
@@ -53,12 +55,7 @@ class FencedAttributes(FencedFiles):
         if key is None:
             return super().setattr(caller, node, change)
         if change.resizes and change.has_handle:
-            handle = self.handle(change.handle)
-            self.about_to_write(handle)
-            os.ftruncate(handle.descriptor, change.size)
-            if isinstance(handle.extra, WorkingCopy) and not handle.extra.discarded:
-                handle.extra.changed(data=change.size > 0)
-                handle.extra.grows_only = False
+            self._truncate_open(self.state(key), self.handle(change.handle), change.size)
             if change.drops_bits:
                 self.drop_bits(change.handle)
         elif change.resizes:
@@ -69,6 +66,15 @@ class FencedAttributes(FencedFiles):
             return self.copy_attr(copy), 0.0
         return self.getattr(node)
 
+    def _truncate_open(self, state: State, handle: Handle, size: int) -> None:
+        """ftruncate(2); no commit falls between it and its note."""
+        with state.lock:
+            self.about_to_write(handle)
+            os.ftruncate(handle.descriptor, size)
+            if isinstance(handle.extra, WorkingCopy) and not handle.extra.discarded:
+                handle.extra.changed(data=size > 0)
+                handle.extra.grows_only = False
+
     def _truncate(
         self, caller: Caller, key: ArtifactKey, node: Node, change: Change
     ) -> tuple[Attr, float]:
@@ -76,6 +82,7 @@ class FencedAttributes(FencedFiles):
         state = self.state(key)
         with state.lock:
             copy = self._prepare(state, caller, node.parent, os.O_WRONLY)
+            copy.arrived(caller.pid)
             copy.grows_only = False
             copy.opener, _ = process_of(caller.pid)
             os.ftruncate(copy.descriptor, change.size)
