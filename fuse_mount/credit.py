@@ -96,6 +96,13 @@ class Credit:
             self._young.pop(key, None)
             self._opened(key, process, seen)
 
+    def note_appended(self, key: ArtifactKey, base: int, seen: SeenRow, process: int) -> None:
+        """*process* appended to generation *base*; if that is what it knew, it knows the result."""
+        with self._lock:
+            last = self._last.get((key, process))
+            if last is not None and last.generation == base:
+                self._opened(key, process, seen)
+
     def _opened(self, key: ArtifactKey, process: int, seen: SeenRow) -> None:
         self._last[key, process] = seen
         self._last.move_to_end((key, process))

@@ -49,7 +49,7 @@ from fuse_mount.errnos import errno_of
 from fuse_mount.nodes import no_such
 from fuse_mount.reasons import Reasons
 
-__all__ = ["PATH_MAX", "Fence", "Options"]
+__all__ = ["PATH_MAX", "Fence", "Options", "seen_of"]
 
 _log = logging.getLogger("coherent_volume")
 _MANAGED_MAX = 100_000
@@ -291,6 +291,7 @@ class Fence:
         except CoherenceError as error:
             raise self.refusal(key, "append", error) from error
         self._committed(key, done, process, renews=False)
+        self.credit.note_appended(key, done.base, seen_of(done), process)
         return done
 
     def delete(self, claims: dict[ArtifactKey, Claim]) -> list[ArtifactKey]:
@@ -328,8 +329,7 @@ class Fence:
     ) -> None:
         self.reasons.settled(key)
         if renews:
-            seen = SeenRow(done.generation, Digest(bytes.fromhex(done.digest)), done.epoch)
-            self.credit.note_commit(key, seen, process)
+            self.credit.note_commit(key, seen_of(done), process)
         self._nudge()
 
     def keep_aside(
@@ -376,6 +376,11 @@ class Fence:
         if base is None:
             return seen.generation, None, "I"
         return seen.generation, base.generation, "S" if base.digest == seen.digest else "I"
+
+
+def seen_of(done: Commit) -> SeenRow:
+    """What whoever made the commit *done* has seen with it."""
+    return SeenRow(done.generation, Digest(bytes.fromhex(done.digest)), done.epoch)
 
 
 def _deletion(key: ArtifactKey, claim: Claim) -> Intent:

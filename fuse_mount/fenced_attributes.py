@@ -7,14 +7,16 @@ generation and go to the copy and to the file alike.
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 import time
 
 from coherent_volume.model import ArtifactKey
 from fuse_mount.fenced_files import FencedFiles
-from fuse_mount.managed import GENERATION_ATTR_S
-from fuse_mount.nodes import Node
+from fuse_mount.handles import Handle
+from fuse_mount.managed import GENERATION_ATTR_S, State
+from fuse_mount.nodes import Node, no_such
 from fuse_mount.processes import process_of
 from fuse_mount.protocol import Attr
 from fuse_mount.tree import Caller, Change, attr_of, drop_bits
@@ -31,7 +33,8 @@ class FencedAttributes(FencedFiles):
     def getattr(self, node: Node) -> tuple[Attr, float]:
         """The node's attributes; a generation's are its own for ever."""
         if isinstance(node.extra, WorkingCopy):
-            return self.copy_attr(node.extra), 0.0
+            with self.state(node.extra.key).lock:
+                return self.copy_attr(node.extra), 0.0
         try:
             current = self.found_at(node, lately=True)
         except OSError:
@@ -52,12 +55,7 @@ class FencedAttributes(FencedFiles):
         if key is None:
             return super().setattr(caller, node, change)
         if change.resizes and change.has_handle:
-            handle = self.handle(change.handle)
-            self.about_to_write(handle)
-            os.ftruncate(handle.descriptor, change.size)
-            if isinstance(handle.extra, WorkingCopy) and not handle.extra.discarded:
-                handle.extra.changed(data=change.size > 0)
-                handle.extra.grows_only = False
+            self._truncate_open(self.state(key), self.handle(change.handle), change.size)
             if change.drops_bits:
                 self.drop_bits(change.handle)
         elif change.resizes:
@@ -68,6 +66,15 @@ class FencedAttributes(FencedFiles):
             return self.copy_attr(copy), 0.0
         return self.getattr(node)
 
+    def _truncate_open(self, state: State, handle: Handle, size: int) -> None:
+        """ftruncate(2); no commit falls between it and its note."""
+        with state.lock:
+            self.about_to_write(handle)
+            os.ftruncate(handle.descriptor, size)
+            if isinstance(handle.extra, WorkingCopy) and not handle.extra.discarded:
+                handle.extra.changed(data=size > 0)
+                handle.extra.grows_only = False
+
     def _truncate(
         self, caller: Caller, key: ArtifactKey, node: Node, change: Change
     ) -> tuple[Attr, float]:
@@ -75,6 +82,7 @@ class FencedAttributes(FencedFiles):
         state = self.state(key)
         with state.lock:
             copy = self._prepare(state, caller, node.parent, os.O_WRONLY)
+            copy.arrived(caller.pid)
             copy.grows_only = False
             copy.opener, _ = process_of(caller.pid)
             os.ftruncate(copy.descriptor, change.size)
@@ -98,8 +106,18 @@ class FencedAttributes(FencedFiles):
             after = os.fstat(self.nodes.descriptor(node))
             self.fence.claims.note_change(key, before.st_ctime_ns, after.st_ctime_ns)
             return
+        # Under the lock: a commit that runs meanwhile has read the attributes already.
+        with self.state(key).lock:
+            if copy.discarded and copy.handles == 0:
+                raise no_such(errno.ESTALE)  # committed: its name leads to the generation
+            self._change_copy(key, node, copy, plain)
+
+    def _change_copy(self, key: ArtifactKey, node: Node, copy: WorkingCopy, plain: Change) -> None:
+        """Change a copy, and the file with it if they have the same content."""
         if copy.descriptor >= 0:
             self._apply(b"/proc/self/fd/%d" % copy.descriptor, plain)
+        else:
+            self._apply(self.nodes.path(node), plain)  # removed, and still open
         if not copy.is_new and not copy.discarded and not copy.dirty:
             try:
                 descriptor = self.open_real(key)

@@ -17,6 +17,7 @@ import errno
 import os
 import stat
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from coherent_volume.digest import digest_of
@@ -27,8 +28,8 @@ from coherent_volume.errors import (
 from coherent_volume.files import read_exactly
 from coherent_volume.model import ArtifactKey, Digest
 from coherent_volume.paths import shown
-from coherent_volume.records import SeenRow
 from fuse_mount.claims import OVERWRITE, Claim
+from fuse_mount.fence import seen_of
 from fuse_mount.fenced_reading import FencedReading
 from fuse_mount.handles import Handle
 from fuse_mount.managed import State
@@ -38,7 +39,7 @@ from fuse_mount.protocol import Entry
 from fuse_mount.tree import Caller
 from fuse_mount.working import WorkingCopy
 
-__all__ = ["FencedFiles", "Late", "digest_from"]
+__all__ = ["FencedFiles", "Late"]
 
 
 @dataclass(slots=True)
@@ -66,8 +67,7 @@ class FencedFiles(FencedReading):
         number = 0 if writes else self.open_known(caller, node, flags)
         if number:
             return number
-        # For writing the name counts: the kernel asks again only once, and a commit
-        # by a peer at this very moment must not use that up.
+        # For writing the name counts: a peer's commit must not use the second turn up.
         key = self.named(node) if writes else self.key_of(node)
         if key is None:
             return super().open(caller, node, flags)
@@ -75,10 +75,8 @@ class FencedFiles(FencedReading):
             return self.open_reading(caller, node, key, flags)
         state = self.state(key)
         with state.lock:
-            self._prepare(state, caller, node.parent, flags)
-        # The kernel looks the name up once more and finds the copy's node: a
-        # reader that shares a node with a writer would see its size change.
-        raise no_such(errno.ESTALE)
+            # The copy has a node of its own, or readers would see its size change.
+            raise self._asked(state, caller, node.parent, flags)
 
     def _prepare(
         self, state: State, caller: Caller, parent: Node | None, flags: int
@@ -87,7 +85,7 @@ class FencedFiles(FencedReading):
         copy = state.copy
         if copy is not None and not copy.discarded:
             if copy.is_shown or (copy.handles and copy.looked == self.looked(state.key)):
-                copy.prepare()
+                copy.prepare(caller.pid)
                 return copy
             if copy.handles == 0:
                 self.discard(state, copy)  # prepared, and then not opened
@@ -113,31 +111,29 @@ class FencedFiles(FencedReading):
         if copy.looked is not None:
             copy.shown_inode = self.faces.number(copy.looked[0])
         state.copy = copy
-        copy.prepare()
+        copy.prepare(caller.pid)
         return copy
 
     def _open_copy(self, caller: Caller, node: Node, copy: WorkingCopy, flags: int) -> int:
         state = self.state(copy.key)
         with state.lock:
             if copy.discarded or copy.descriptor < 0:
-                raise no_such(errno.ESTALE)
+                raise self._asked(state, caller, node.parent, flags)
             mode = flags & (os.O_ACCMODE | os.O_APPEND)
             descriptor = os.open(b"/proc/self/fd/%d" % copy.descriptor, mode | os.O_CLOEXEC)
+            self.spare(descriptor)
             writable = flags & os.O_ACCMODE != os.O_RDONLY
             process, _ = process_of(caller.pid)
             credit, base = self.fence.credit, copy.claim.base
             if not writable:
                 credit.note_opened(copy.key, process, base)
-            elif (
-                not flags & os.O_APPEND
-                and not copy.is_new  # whatever was there before is gone, and was judged then
-                and credit.is_behind(copy.key, process, base)
+            # Of a new file: whatever was there before is gone, and was judged then.
+            elif not (flags & os.O_APPEND or copy.is_new) and credit.is_behind(
+                copy.key, process, base
             ):
                 os.close(descriptor)
                 raise self._two_programs(copy, "open", "saved")
             if flags & os.O_TRUNC:
-                # What was there is gone, another program's unfinished save too:
-                # the copy is a whole save again once something is written.
                 os.ftruncate(descriptor, 0)
                 copy.dirty, copy.has_data, copy.writer = True, False, 0
             if writable and not flags & os.O_APPEND:
@@ -145,10 +141,18 @@ class FencedFiles(FencedReading):
             if writable:
                 copy.opener = process
             copy.handles += 1
-            copy.prepared_until = 0.0
+            copy.arrived(caller.pid)
             state.empty_due = 0.0
             handle = Handle(node, descriptor, flags, process, copy, copy.version)
             return self.keep_handle(handle)
+
+    def _asked(self, state: State, caller: Caller, parent: Node | None, flags: int) -> OSError:
+        """Have the kernel look the name up again, which it does once: it must find a copy."""
+        found = None if state.deleted is not None else self.on_disk(state.key)
+        is_there = state.shown_copy is not None or (found and stat.S_ISREG(found.st_mode))
+        if is_there and flags & (os.O_ACCMODE | os.O_TRUNC):
+            self._prepare(state, caller, parent, flags)
+        return no_such(errno.ESTALE)
 
     def create(
         self, caller: Caller, parent: Node, name: bytes, flags: int, mode: int
@@ -162,15 +166,15 @@ class FencedFiles(FencedReading):
             if self.exists(key):
                 if flags & os.O_EXCL:
                     raise no_such(errno.EEXIST)
-                found = self.on_disk(key)
-                if flags & os.O_ACCMODE != os.O_RDONLY and found and stat.S_ISREG(found.st_mode):
-                    # A peer made it after the look-up: the kernel asks again only once.
-                    self._prepare(state, caller, parent, flags)
-                raise no_such(errno.ESTALE)
+                raise self._asked(state, caller, parent, flags)
             copy = self._new_file(state, caller, parent, mode)
             copy.grows_only = bool(flags & os.O_APPEND)
             entry = self.copy_entry(copy)
-            return entry, self._open_copy(caller, self.nodes.get(entry.node), copy, flags)
+            try:
+                return entry, self._open_copy(caller, self.nodes.get(entry.node), copy, flags)
+            except BaseException:
+                self.discard(state, copy)
+                raise
 
     def _new_file(self, state: State, caller: Caller, parent: Node, mode: int) -> WorkingCopy:
         if state.deleted is not None:
@@ -196,10 +200,18 @@ class FencedFiles(FencedReading):
         """Write to an open file; to a working copy only while it may still be committed."""
         del caller
         handle = self.handle(number)
-        self.about_to_write(handle)
-        done = os.pwrite(handle.descriptor, data, offset)
-        self.has_written(handle)
-        return done
+        with self.writing(handle):
+            return os.pwrite(handle.descriptor, data, offset)
+
+    @contextlib.contextmanager
+    def writing(self, handle: Handle) -> Iterator[None]:
+        """Write to *handle* in the block: no commit falls between the write and its note."""
+        copy = handle.extra
+        lock = self.state(copy.key).lock if isinstance(copy, WorkingCopy) else None
+        with lock or contextlib.nullcontext():
+            self.about_to_write(handle)
+            yield
+            self.has_written(handle)
 
     def about_to_write(self, handle: Handle) -> None:
         """Refuse a write through an older handle, before it does anything."""
@@ -268,20 +280,15 @@ class FencedFiles(FencedReading):
 
     def fallocate(self, caller: Caller, number: int, mode: int, offset: int, length: int) -> None:
         """Allocate, punch or zero a range."""
-        handle = self.handle(number)
-        self.about_to_write(handle)
-        super().fallocate(caller, number, mode, offset, length)
-        self.has_written(handle)
+        with self.writing(self.handle(number)):
+            super().fallocate(caller, number, mode, offset, length)
 
     def copy_range(
         self, caller: Caller, source: tuple[int, int], target: tuple[int, int], size: int
     ) -> int:
         """Copy from (handle, offset) to (handle, offset); how many bytes."""
-        handle = self.handle(target[0])
-        self.about_to_write(handle)
-        done = super().copy_range(caller, source, target, size)
-        self.has_written(handle)
-        return done
+        with self.writing(self.handle(target[0])):
+            return super().copy_range(caller, source, target, size)
 
     # ── closing ──────────────────────────────────────────────────────────────
 
@@ -320,7 +327,7 @@ class FencedFiles(FencedReading):
             done = self.fence.save(
                 late.key, late.claim, lambda: data, "write", process=handle.opener
             )
-            late.claim = Claim(SeenRow(done.generation, digest_from(done.digest), done.epoch))
+            late.claim = Claim(seen_of(done))
 
     def release(self, number: int) -> None:
         """The last descriptor is closed; nobody hears of a refusal any more."""
@@ -338,14 +345,10 @@ class FencedFiles(FencedReading):
             if copy.handles > 0 or copy.discarded:
                 return
             if not copy.dirty:
-                self.discard(state, copy)
+                if not copy.is_shown:  # else somebody is about to open it
+                    self.discard(state, copy)
             elif copy.has_data:
                 with contextlib.suppress(OSError):  # the reason is noted, the content kept
                     self.commit_copy(state, copy, 0, "write")
             else:
                 state.empty_due = time.monotonic() + self.fence.options.hold_s
-
-
-def digest_from(text: str) -> Digest:
-    """A digest from its hexadecimal form."""
-    return Digest(bytes.fromhex(text))

@@ -18,12 +18,11 @@ from coherent_volume.digest import digest_of
 from coherent_volume.errors import CoherenceError
 from coherent_volume.files import read_exactly
 from coherent_volume.model import ArtifactKey
-from coherent_volume.records import SeenRow
 from coherent_volume.staging import copy_content
 from coherent_volume.syscalls import RENAME_EXCHANGE, RENAME_NOREPLACE, renameat2
 from fuse_mount.claims import Claim
-from fuse_mount.fence import PATH_MAX
-from fuse_mount.fenced_files import Late, digest_from
+from fuse_mount.fence import PATH_MAX, seen_of
+from fuse_mount.fenced_files import Late
 from fuse_mount.fenced_names import FencedNames, Place
 from fuse_mount.nodes import Node, no_such
 from fuse_mount.processes import process_of
@@ -231,8 +230,7 @@ class FencedMoves(FencedNames):
         if state.copy is not None:
             self.replaced(state, state.copy, process)
         state.deleted, state.replaces = None, False
-        claim = Claim(SeenRow(done.generation, digest_from(done.digest), done.epoch))
-        return Late(target, claim, digest_of(saved))
+        return Late(target, Claim(seen_of(done)), digest_of(saved))
 
     def _follow(self, place: Place, source: ArtifactKey | None, late: Late) -> None:
         """Whoever still has the source open for writing goes on writing the target."""

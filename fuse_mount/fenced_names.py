@@ -39,11 +39,12 @@ class FencedNames(FencedAttributes):
             return super().lookup(parent, name)
         state = self._states.get(key)
         if state is not None:
-            copy = state.shown_copy
-            if copy is not None:
-                return self.copy_entry(copy)
-            if state.deleted is not None:
-                raise no_such()
+            with state.lock:  # not in the middle of a commit, which may close the copy
+                copy = state.shown_copy
+                if copy is not None:
+                    return self.copy_entry(copy)
+                if state.deleted is not None:
+                    raise no_such()
         node, found = self.nodes.enter(parent, name)
         if not stat.S_ISREG(found.st_mode):
             return self.entry(node, found)

@@ -18,13 +18,14 @@ import os
 import re
 import signal
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
 from coherent_volume.errors import UnavailableError
+from fuse_mount import forms
 from fuse_mount.nodes import ROOT_NODE, Node, no_such
-from fuse_mount.protocol import Attr
 from fuse_mount.tree import Caller, Change
 from fuse_mount.view import MountedTree
 
@@ -49,9 +50,8 @@ _ENCODING = "latin-1"  # every byte is a letter: names come through whatever the
 _HIDDEN = re.compile(r"\.fuse_hidden[0-9a-f]{16}")
 _TURNS = 3
 _DIRECTORIES_MAX = 2_000
-_MODE, _UID, _GID, _SIZE, _ATIME, _MTIME, _FH = 1, 2, 4, 8, 16, 32, 64
-_ATIME_NOW, _MTIME_NOW = 128, 256
-_UTIME_NOW, _UTIME_OMIT = (1 << 30) - 1, (1 << 30) - 2
+_LEAVING_S = 0.02
+_PAUSE_S = 0.001
 
 
 def serve_paths(tree: MountedTree, mountpoint: str, started: Callable[[], None]) -> None:
@@ -93,6 +93,8 @@ class PathCalls:
         self._directories: OrderedDict[int, Node] = OrderedDict()
         self._ways: dict[int, list[Node]] = {}
         self._hidden: dict[str, Node] = {}
+        self._leaving: dict[str, float] = {}
+        self._moving: set[str] = set()
 
     def __call__(self, operation: str, *words: Any) -> Any:
         """Do *operation*; whatever goes wrong becomes an errno."""
@@ -105,10 +107,10 @@ class PathCalls:
             _log.exception("%s failed", operation)
             raise no_such(errno.EIO) from None
 
-    # ── from paths to nodes ──────────────────────────────────────────────────
-
     def _walk(self, path: str) -> list[Node]:
         """The nodes from below the root to *path*, each with a look-up to its count."""
+        if path in self._leaving:
+            self._wait_for_move(path)
         way: list[Node] = []
         node = self._tree.nodes.get(ROOT_NODE)
         try:
@@ -181,39 +183,34 @@ class PathCalls:
         """The kernel has shaken hands."""
         self._started()
 
-    # ── attributes ───────────────────────────────────────────────────────────
-
     def getattr(self, path: str | None, info: Any = None) -> dict[str, int]:
         """What stat shows."""
         if info is not None:
-            return _stat(self._tree.getattr(self._tree.handle(info.fh).node)[0])
-        return self._on(path or "", lambda node: _stat(self._tree.getattr(node)[0]))
+            return forms.stat(self._tree.getattr(self._tree.handle(info.fh).node)[0])
+        return self._on(path or "", lambda node: forms.stat(self._tree.getattr(node)[0]))
 
     def _set(self, path: str, change: Change) -> None:
         self._on(path, lambda node: self._tree.setattr(self._caller(), node, change))
 
     def chmod(self, path: str, mode: int) -> None:
         """Change the mode."""
-        self._set(path, _change(_MODE, mode=mode))
+        self._set(path, forms.new_mode(mode))
 
     def chown(self, path: str, uid: int, gid: int) -> None:
         """Change the owner; -1 leaves it."""
-        valid = (_UID if uid != -1 else 0) | (_GID if gid != -1 else 0)
-        self._set(path, _change(valid, uid=uid, gid=gid))
+        self._set(path, forms.new_owner(uid, gid))
 
     def truncate(self, path: str | None, length: int, info: Any = None) -> None:
         """Change the size, of a path or of an open file."""
         if info is None:
-            self._set(path or "", _change(_SIZE, size=length))
+            self._set(path or "", forms.new_size(length))
             return
-        change = _change(_SIZE | _FH, size=length, handle=info.fh)
-        self._tree.setattr(self._caller(), self._tree.handle(info.fh).node, change)
+        node = self._tree.handle(info.fh).node
+        self._tree.setattr(self._caller(), node, forms.new_size(length, info.fh))
 
     def utimens(self, path: str, times: tuple[int, int] | None) -> None:
         """Change the times."""
-        accessed, modified = times or (_UTIME_NOW, _UTIME_NOW)
-        valid = _which(accessed, _ATIME, _ATIME_NOW) | _which(modified, _MTIME, _MTIME_NOW)
-        self._set(path, _change(valid, atime=accessed, mtime=modified))
+        self._set(path, forms.new_times(times))
 
     def readlink(self, path: str) -> str:
         """The target of a symbolic link."""
@@ -224,8 +221,6 @@ class PathCalls:
         names = ("blocks", "bfree", "bavail", "files", "ffree", "bsize", "namemax", "frsize")
         numbers = zip(names, self._tree.statfs(), strict=True)
         return {f"f_{name}": number for name, number in numbers}
-
-    # ── names ────────────────────────────────────────────────────────────────
 
     def mkdir(self, path: str, mode: int) -> None:
         """Make a directory."""
@@ -278,7 +273,12 @@ class PathCalls:
                 ),
             )
 
-        self._in(old, move)
+        self._moving.add(new)
+        try:
+            self._in(old, move)
+        finally:
+            self._moving.discard(new)
+            self._leaving.pop(new, None)
 
     def _hide(self, old: str, new: str) -> None:
         """Remove a name whose file is open; its handles, and stat, go on with the file.
@@ -286,8 +286,23 @@ class PathCalls:
         libfuse asks for it before a removal and before a replacement alike.
         """
         with self._at(old) as node:
-            self._in(old, lambda above, name: self._tree.hide(self._caller(), above, name))
+            self._leaving[old] = time.monotonic() + _LEAVING_S
+            try:
+                self._in(old, lambda above, name: self._tree.hide(self._caller(), above, name))
+            except BaseException:
+                self._leaving.pop(old, None)
+                raise
             self._hidden[new] = node
+
+    def _wait_for_move(self, path: str) -> None:
+        """Let nobody see the hole between the two steps of a replacement.
+
+        The second follows at once, from the same thread; if none does, it was a removal.
+        """
+        while (end := self._leaving.get(path)) is not None:
+            if path not in self._moving and time.monotonic() >= end:
+                self._leaving.pop(path, None)
+            time.sleep(_PAUSE_S)
 
     # ── open files ───────────────────────────────────────────────────────────
 
@@ -297,6 +312,8 @@ class PathCalls:
         return 0
 
     def _opened(self, path: str, flags: int) -> int:
+        if path in self._hidden:
+            raise no_such(errno.ESTALE)  # replaced since the look-up: the kernel asks by name again
         way = self._walk(path)
         try:
             number = self._tree.open(self._caller(), way[-1], flags)
@@ -381,20 +398,3 @@ class PathCalls:
     def removexattr(self, path: str, name: str) -> None:
         """Remove an extended attribute."""
         self._on(path, lambda node: self._tree.removexattr(node, name.encode(_ENCODING)))
-
-
-def _stat(found: Attr) -> dict[str, int]:
-    number = found.rdev
-    device = os.makedev((number >> 8) & 0xFFF, (number & 0xFF) | ((number >> 12) & 0xFFF00))
-    fields = {f"st_{name}": value for name, value in found._asdict().items()}
-    return {**fields, "st_rdev": device}
-
-
-def _change(valid: int, **values: int) -> Change:
-    return Change(valid, **{name: values.get(name, 0) for name in Change._fields[1:]})
-
-
-def _which(time_ns: int, given: int, at_once: int) -> int:
-    if time_ns == _UTIME_OMIT:
-        return 0
-    return given | at_once if time_ns == _UTIME_NOW else given

@@ -13,23 +13,23 @@ import contextlib
 import errno
 import logging
 import os
+import resource
 import stat
 import threading
 import time
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 
 from coherent_volume.attributes import Attributes, give
-from coherent_volume.model import ArtifactKey, Commit, Digest
-from coherent_volume.records import SeenRow
+from coherent_volume.model import ArtifactKey, Commit
 from coherent_volume.syscalls import openat2
 from fuse_mount.claims import Claim
 from fuse_mount.faces import Faces
-from fuse_mount.fence import Fence
-from fuse_mount.handles import OpenFiles
+from fuse_mount.fence import Fence, seen_of
+from fuse_mount.handles import Handle, OpenFiles
 from fuse_mount.nodes import Node, no_such
 from fuse_mount.protocol import Attr, Entry
+from fuse_mount.states import Hold, State
 from fuse_mount.tree import attr_of
 from fuse_mount.working import Copies, WorkingCopy
 
@@ -37,51 +37,9 @@ __all__ = ["GENERATION_ATTR_S", "Hold", "Managed", "State"]
 
 _log = logging.getLogger("coherent_volume")
 _TICK_S = 0.05
-_REMOVER_S = 0.8
-"""How much longer a deletion is held while whoever made it still runs."""
+_RESERVE = 200
 GENERATION_ATTR_S = 1.0
 """A node belongs to one generation, and each look-up brings its attributes anew."""
-
-
-@dataclass(frozen=True, slots=True)
-class Hold:
-    """A deletion that waits for the content that may follow it."""
-
-    claim: Claim
-    due: float
-    remover: int
-    """The thread that removed it; 0: nobody knows."""
-
-    def is_due(self, until: float) -> bool:
-        """Whether it is to be committed: a remover that lives may be about to write.
-
-        On a busy machine git takes longer between its two steps than the hold.
-        """
-        if until < self.due:
-            return False
-        waits = self.remover and until < self.due + _REMOVER_S
-        return not (waits and os.path.exists(f"/proc/{self.remover}"))
-
-
-@dataclass(slots=True, eq=False)
-class State:
-    """One artifact as one session has it."""
-
-    key: ArtifactKey
-    lock: threading.RLock = field(default_factory=threading.RLock)
-    copy: WorkingCopy | None = None
-    deleted: Hold | None = None
-    """The session has deleted it; the deletion is not committed yet."""
-    replaces: bool = False
-    """A new copy stands where the session deleted the old one."""
-    empty_due: float = 0.0
-    """When a copy that was only cut off is committed as it is; 0: not."""
-
-    @property
-    def shown_copy(self) -> WorkingCopy | None:
-        """The copy that the session sees in the place of the generation."""
-        copy = self.copy
-        return copy if copy is not None and copy.is_shown else None
 
 
 class Managed(OpenFiles):
@@ -93,8 +51,25 @@ class Managed(OpenFiles):
         self.copies = Copies(fence.parts)
         self.faces = Faces()
         self._states: dict[ArtifactKey, State] = {}
+        # Set aside for commits, and for the library's own files.
+        self._descriptors_max = resource.getrlimit(resource.RLIMIT_NOFILE)[0] - _RESERVE
         self._stopped = threading.Event()
         self._clock = threading.Thread(target=self._tick, name="fuse-clock", daemon=True)
+
+    def keep_handle(self, handle: Handle) -> int:
+        """Enter *handle* into the table; EMFILE when there are too many."""
+        self.spare(handle.descriptor)
+        return super().keep_handle(handle)
+
+    def spare(self, descriptor: int) -> None:
+        """Close *descriptor* and raise EMFILE while a commit could still be made.
+
+        A close that finds no descriptor left could neither commit nor keep what
+        was written. The system gives the lowest free number, so a high one tells.
+        """
+        if descriptor >= self._descriptors_max:
+            os.close(descriptor)
+            raise no_such(errno.EMFILE)
 
     def start(self) -> None:
         """Start the clock."""
@@ -251,17 +226,24 @@ class Managed(OpenFiles):
         if not done.changed:
             self.wear(copy.key, copy.descriptor)
         found = self.on_disk(copy.key)
-        copy.claim = Claim(SeenRow(done.generation, Digest(bytes.fromhex(done.digest)), done.epoch))
-        copy.dirty = copy.has_data = copy.is_new = copy.grows_only = False
-        copy.prepared_until = 0.0
+        # What was appended may stand behind lines of a peer's that the copy has not:
+        # whatever is written to it later can only be appended as well.
+        base = copy.claim.base
+        copy.grows_only = copy.grows_only and not (copy.is_new and state.replaces)
+        is_head = not copy.grows_only or (base is not None and base.generation == done.base)
+        copy.dirty = copy.has_data = copy.is_new = False
+        copy.seen_enough()
         copy.version, copy.writer = copy.version + 1, 0
         copy.base_size = os.fstat(copy.descriptor).st_size
         state.deleted, state.replaces = None, False
-        if found is not None:
+        if not is_head:
+            copy.looked = None
+        elif found is not None:
+            copy.claim = Claim(seen_of(done))
             copy.looked = (found.st_ino, found.st_mtime_ns, found.st_size)
             self.faces.succeed(copy.shown_inode, found.st_ino)
             self.faces.settle(copy.key, found, os.fstat(copy.descriptor))
-        if copy.handles == 0:
+        if copy.handles == 0 and not copy.is_shown:
             self.discard(state, copy)
 
     def _committed(self, copy: WorkingCopy, process: int, operation: str) -> Commit:

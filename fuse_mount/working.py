@@ -38,7 +38,8 @@ class WorkingCopy:
 
     __slots__ = (
         "base_size", "claim", "descriptor", "dirty", "discarded", "grows_only", "handles",
-        "has_data", "is_new", "key", "looked", "name", "node", "opener", "prepared_until",
+        "has_data", "is_new", "key", "looked", "name", "node", "opener", "pending",
+        "prepared_until",
         "refused",
         "shown_inode",
         "version",
@@ -71,6 +72,8 @@ class WorkingCopy:
         self.writer = 0
         """The process whose uncommitted content it holds; 0: nobody's."""
         self.prepared_until = 0.0
+        self.pending: set[int] = set()
+        """The threads that were asked to look the name up again, and have not opened it yet."""
         self.looked: tuple[int, int, int] | None = None
         """Inode, time and size of the file that it was made from; None: there was none."""
         self.shown_inode = 0
@@ -82,9 +85,23 @@ class WorkingCopy:
             self.dirty or self.is_new or time.monotonic() < self.prepared_until
         )
 
-    def prepare(self) -> None:
+    def prepare(self, thread: int) -> None:
         """Let the next look-up lead to it: the kernel is asked to open once more."""
-        self.prepared_until = time.monotonic() + _PREPARED_S
+        now = time.monotonic()
+        if now >= self.prepared_until:
+            self.pending.clear()
+        self.pending.add(thread)
+        self.prepared_until = now + _PREPARED_S
+
+    def arrived(self, thread: int) -> None:
+        """*thread* is there, whether it was asked to look again or not."""
+        self.pending.discard(thread)
+        self.seen_enough()
+
+    def seen_enough(self) -> None:
+        """Show it no longer than its content demands, unless somebody is about to open it."""
+        if not self.pending:
+            self.prepared_until = 0.0
 
     def changed(self, *, data: bool) -> None:
         """It holds something to commit; *data*: more than a truncation."""

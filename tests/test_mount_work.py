@@ -105,6 +105,38 @@ def test_a_program_writes_again_what_it_removed_a_while_ago(mounted):
     )
 
 
+def test_an_open_log_goes_on_behind_what_a_peer_appended(mounted, tmp_path):
+    alice = mounted("alice")
+    script = (
+        "import os, subprocess, time\n"
+        "open('log', 'w').write('first\\n')\n"
+        "log = os.open('log', os.O_WRONLY | os.O_APPEND)\n"
+        "child = os.fork()\n"
+        "if child:\n"
+        "    os.write(log, b'parent\\n')\n"
+        "    os.close(log)\n"  # commits: nobody of this process has it any more
+        "    subprocess.run(['sh', '-c', 'echo peer >> $ROOT/log'], check=True)\n"
+        "    open('go', 'w').close()\n"
+        "    raise SystemExit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))\n"
+        "while not os.path.exists('go'):\n"
+        "    time.sleep(0.02)\n"
+        "os.write(log, b'child\\n')\n"
+        "os.close(log)\n"
+        "os._exit(0)\n"
+    )
+    root = tmp_path / "root"
+    alice.ok(f"ROOT={root} python3 - <<'END'\n{script}END")
+    assert (root / "log").read_bytes() == b"first\nparent\npeer\nchild\n"
+
+
+def test_whoever_appended_to_what_it_wrote_may_rename_it(mounted):
+    alice = mounted("alice")
+    alice.ok(
+        "python3 -c \"import os; open('a', 'w').write('1'); open('a', 'a').write('2');"
+        " os.rename('a', 'b')\" && test $(cat b) = 12"
+    )
+
+
 def test_a_file_takes_the_place_of_a_link_or_a_fifo(mounted, tmp_path):
     alice = mounted("alice")
     alice.ok(
