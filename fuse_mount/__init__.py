@@ -2,10 +2,11 @@
 
 ``mount`` shows a volume at a second path where every save is judged as one
 session's; ``run`` starts a command that sees the volume so at its own path. The
-modules, from the kernel down to the rules: ``kernel`` (messages), ``view``,
-``fenced_names``, ``fenced_files``, ``managed`` (what programs see), ``fence``,
-``claims``, ``credit`` (decisions), ``working`` (uncommitted content), ``tree``,
-``handles``, ``nodes`` (plain files).
+modules, from the kernel down to the rules: ``workers`` (threads), ``kernel``
+(messages), ``passthrough`` (files that the kernel reads by itself), ``view``,
+``fenced_names``, ``fenced_files``, ``fenced_reading``, ``managed`` (what programs
+see), ``fence``, ``claims``, ``credit`` (decisions), ``working`` (uncommitted
+content), ``tree``, ``handles``, ``nodes`` (plain files).
 """
 
 from __future__ import annotations

@@ -7,6 +7,7 @@ generation and go to the copy and to the file alike.
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 import time
@@ -15,7 +16,7 @@ from coherent_volume.model import ArtifactKey
 from fuse_mount.fenced_files import FencedFiles
 from fuse_mount.handles import Handle
 from fuse_mount.managed import GENERATION_ATTR_S, State
-from fuse_mount.nodes import Node
+from fuse_mount.nodes import Node, no_such
 from fuse_mount.processes import process_of
 from fuse_mount.protocol import Attr
 from fuse_mount.tree import Caller, Change, attr_of, drop_bits
@@ -56,7 +57,7 @@ class FencedAttributes(FencedFiles):
         if change.resizes and change.has_handle:
             self._truncate_open(self.state(key), self.handle(change.handle), change.size)
             if change.drops_bits:
-                self.drop_bits(change.handle)
+                drop_bits(self.handle(change.handle).descriptor)
         elif change.resizes:
             return self._truncate(caller, key, node, change)
         if change.other_than_size:
@@ -105,8 +106,18 @@ class FencedAttributes(FencedFiles):
             after = os.fstat(self.nodes.descriptor(node))
             self.fence.claims.note_change(key, before.st_ctime_ns, after.st_ctime_ns)
             return
+        # Under the lock: a commit that runs meanwhile has read the attributes already.
+        with self.state(key).lock:
+            if copy.discarded and copy.handles == 0:
+                raise no_such(errno.ESTALE)  # committed: its name leads to the generation
+            self._change_copy(key, node, copy, plain)
+
+    def _change_copy(self, key: ArtifactKey, node: Node, copy: WorkingCopy, plain: Change) -> None:
+        """Change a copy, and the file with it if they have the same content."""
         if copy.descriptor >= 0:
             self._apply(b"/proc/self/fd/%d" % copy.descriptor, plain)
+        else:
+            self._apply(self.nodes.path(node), plain)  # removed, and still open
         if not copy.is_new and not copy.discarded and not copy.dirty:
             try:
                 descriptor = self.open_real(key)

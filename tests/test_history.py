@@ -149,6 +149,7 @@ def test_log_of_the_volume_agrees_with_what_the_processes_were_told(tmp_path, vo
 
     kept = evidence.look(root)
 
+    compared = 0
     for path in PATHS:
         past = kept.of(path)
         if not past:
@@ -162,13 +163,14 @@ def test_log_of_the_volume_agrees_with_what_the_processes_were_told(tmp_path, vo
             if o.path == path and o.kind == "commit" and o.outcome == "done"
         }
         by_number = {p.generation: p for p in past}
-        assert told
+        compared += len(told)
         for generation, operation in told.items():
             assert by_number[generation].session == operation.session
             content = by_number[generation].content
             if operation.content is not None:
                 shown = ABSENT if content is None else fingerprint(content)
                 assert shown == operation.content
+    assert compared
 
 
 # ── the judge itself: each thing that cannot be is found ─────────────────────

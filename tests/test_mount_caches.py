@@ -73,6 +73,46 @@ def test_a_reader_keeps_its_generation_while_spare_files_are_used_again(place):
 
 
 @needs_fuse
+def test_readers_beside_a_writer_see_whole_generations_that_never_go_back(place):
+    alice, bob = place
+    bob.read(PLAN)
+    bob.write(PLAN, b"0000 " * 900)
+    done, wrong = threading.Event(), []
+
+    def read():
+        newest = 0
+        while not done.is_set():
+            try:
+                file = open(alice.where / PLAN, "rb", buffering=0)  # noqa: SIM115
+            except OSError as error:
+                if error.errno == errno.ESTALE:
+                    continue  # it met two commits in a row, which is told as such
+                wrong.append(error)
+                return
+            with file:
+                found = file.readall()
+                size = os.fstat(file.fileno()).st_size
+            numbers = set(found.split())
+            number = int(min(numbers, default=b"-1"))
+            if len(numbers) != 1 or size != len(found) or number < newest:
+                wrong.append((numbers, size, newest))
+            newest = max(newest, number)
+
+    readers = [threading.Thread(target=read) for _ in range(3)]
+    for each in readers:
+        each.start()
+    try:
+        for number in range(1, 150):
+            bob.write(PLAN, b"%04d " % number * (900 + number % 7))
+    finally:
+        done.set()
+        for each in readers:
+            each.join()
+    assert wrong == []
+    assert (alice.where / PLAN).read_bytes().startswith(b"0149 ")
+
+
+@needs_fuse
 def test_every_open_and_every_stat_shows_the_head(place):
     alice, bob = place
     bob.read(PLAN)

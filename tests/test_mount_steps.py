@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import stat
 import threading
 import time
 
 import pytest
 from harness.mounted import mounts_of, needs_fuse
+
+from fuse_mount.fence import Fence, Options
+from fuse_mount.tree import Caller, Change
+from fuse_mount.view import MountedTree
 
 pytestmark = needs_fuse
 
@@ -156,3 +162,43 @@ def test_no_descriptors_are_left_over(place):
             before = opened()
     # The kernel forgets nodes when it likes; what it keeps is a few each.
     assert opened() < before + 60
+
+
+def test_a_change_of_mode_that_meets_the_commit_is_not_lost(root, volume, monkeypatch):
+    alice = volume("alice")
+    parts = alice._open_parts()
+    fence = Fence(parts, Options(), alice._maintenance.nudge)
+    tree = MountedTree(os.dup(parts.root.descriptor), 100, fence, os.fsencode(root))
+    try:
+        plans = tree.nodes.get(tree.lookup(tree.nodes.root, b"plans").node)
+        caller = Caller(0, 0, os.getpid())
+        entry, handle = tree.create(caller, plans, b"new.md", os.O_WRONLY, 0o644)
+        tree.release(handle)  # empty: it is committed by the clock
+        told = []
+
+        def change_mode():
+            change = Change(1, 0, 0, 0, 0, 0o600, 0, 0)
+            node = entry.node
+            while True:
+                try:
+                    told.append(tree.setattr(caller, tree.nodes.get(node), change))
+                    return
+                except OSError as error:  # as the kernel does
+                    if error.errno != errno.ESTALE:
+                        raise
+                    node = tree.lookup(plans, b"new.md").node
+
+        changer = threading.Thread(target=change_mode)
+
+        def at(point):
+            if point == "checked" and not changer.ident:
+                changer.start()
+                changer.join(0.3)  # it either goes through now or waits for the commit
+
+        monkeypatch.setattr("coherent_volume.points.reached", at)
+        tree.settle(float("inf"))
+        changer.join(30)
+        assert told
+        assert stat.S_IMODE(os.stat(root / "plans" / "new.md").st_mode) == 0o600
+    finally:
+        tree.close()

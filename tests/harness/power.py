@@ -12,6 +12,7 @@ import fcntl
 import os
 import struct
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,6 +20,7 @@ __all__ = ["PowerFail", "power_fail"]
 
 _EXT4_IOC_SHUTDOWN = 0x8004587D
 _NOLOGFLUSH = 2  # the log in memory is lost too
+_COPIED_S = 30.0
 
 
 class PowerFail:
@@ -42,8 +44,25 @@ class PowerFail:
             fcntl.ioctl(descriptor, _EXT4_IOC_SHUTDOWN, struct.pack("I", _NOLOGFLUSH))
         finally:
             os.close(descriptor)
-        self.unmount()
-        self.mount()
+        # Whoever made a name space of mounts meanwhile has a copy of this one, and
+        # with it the very file system that was stopped, until it ends.
+        end = time.monotonic() + _COPIED_S
+        while True:
+            self.unmount()
+            self.mount()
+            if self._works():
+                return
+            assert time.monotonic() < end, "another name space of mounts keeps the disk"
+            time.sleep(0.2)
+
+    def _works(self) -> bool:
+        probe = self.path / "probe"
+        try:
+            probe.mkdir()
+            probe.rmdir()
+        except OSError:
+            return False
+        return True
 
 
 @contextlib.contextmanager

@@ -434,7 +434,9 @@ class PowerSweep(Sweep):
     def cuts(self, calls: Sequence[Call]) -> Result:
         """The power goes in each of *calls*, and once after the acknowledgement."""
         total = self.each(calls, "signal=KILL")
-        total += self._one(0, Call("none", 0, "after it was told"), "signal=KILL")
+        told = self._one(0, Call("none", 0, "after it was told"), "signal=KILL")
+        told.hits = told.outcomes.get("acknowledged", 0)
+        total += told
         return total
 
     def _root(self, lane: int) -> Path:
