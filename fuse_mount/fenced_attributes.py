@@ -57,7 +57,7 @@ class FencedAttributes(FencedFiles):
         if change.resizes and change.has_handle:
             self._truncate_open(self.state(key), self.handle(change.handle), change.size)
             if change.drops_bits:
-                self.drop_bits(change.handle)
+                drop_bits(self.handle(change.handle).descriptor)
         elif change.resizes:
             return self._truncate(caller, key, node, change)
         if change.other_than_size:

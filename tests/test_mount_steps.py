@@ -23,8 +23,8 @@ NEW = b"new line, and longer\n" * 500
 SAVERS = {
     "in place": "cat ../new > plans/plan.md",
     "slowly": "{ head -c 3000 ../new; sleep 0.1; tail -c +3001 ../new; } > plans/plan.md",
-    "unlink and create": "rm plans/plan.md; sleep 0.1; cat ../new > plans/plan.md",
-    "backup and create": "mv plans/plan.md plans/plan.md~; sleep 0.1; cat ../new > plans/plan.md",
+    "unlink and create": "rm plans/plan.md; sleep 0.02; cat ../new > plans/plan.md",
+    "backup and create": "mv plans/plan.md plans/plan.md~; sleep 0.02; cat ../new > plans/plan.md",
     "truncate, then write": ": > plans/plan.md; sleep 0.1; cat ../new >> plans/plan.md",
     "one slow program": "python3 -c \"import os, time; p = 'plans/plan.md'; os.remove(p);"
     " time.sleep(0.4); open(p, 'wb').write(open('../new', 'rb').read())\"",
