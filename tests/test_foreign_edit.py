@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from coherent_volume import BusyError, ConflictError, ForeignEditError, NotFoundError, points
+from coherent_volume.gating import ABSENCE_S
 from tests.harness import evidence
 from tests.harness.editors import (
     EDITORS,
@@ -548,25 +549,34 @@ def test_hole_of_a_moment_is_not_taken_for_a_removal(root, alice, bob, process):
     saver = process.start(
         """
         import os, time
+        longest = 0.0
         for number in range(20):
+            begun = time.monotonic()
             os.unlink(path)
             time.sleep(0.03)
             descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
+            longest = max(longest, time.monotonic() - begun)
             os.write(descriptor, b"save %02d\\n" % number)
             os.close(descriptor)
             time.sleep(0.01)
+        return longest
         """,
         path=root / "plans/text",
     )
+    removed = False
     while saver.popen.poll() is None:
         try:
             data = bob.read("plans/text")
         except BusyError:
             continue
-        # Never a NotFoundError: that would be the hole.
+        except NotFoundError:
+            removed = True
+            continue
         assert data == b"old\n" or data.startswith(b"save"), data
-    saver.result()
+    if saver.result() >= ABSENCE_S:
+        pytest.skip("the saver was held up for longer than a hole of a moment")
 
+    assert not removed
     assert bob.read("plans/text") == b"save 19\n"
     bob.close()
     alice.close()
