@@ -57,6 +57,11 @@ hypothesis.settings.register_profile(
 )
 hypothesis.settings.load_profile("suite")
 
+# A job in the background of a script is started with interrupts ignored, and hands that
+# down to the commands that the tests interrupt.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
 
 @pytest.fixture(autouse=True)
 def _no_session_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
