@@ -12,9 +12,10 @@ refused save made would let the next blind attempt through.
 from __future__ import annotations
 
 import logging
+import os
 import threading
 import time
-from collections import OrderedDict, deque
+from collections import deque
 from typing import NamedTuple
 
 from coherent_volume.errors import CoherenceError
@@ -28,7 +29,8 @@ from coherent_volume.records import SeenRow, ViewRow
 __all__ = ["Credit", "Standing"]
 
 _log = logging.getLogger("coherent_volume")
-_PROCESSES_MAX = 4096
+_OPENS_MAX = 65_536
+"""Opens that are remembered before those of processes that have ended are forgotten."""
 _AT_ONCE = 64
 """Views written down under one hold of the gate: some milliseconds."""
 
@@ -62,7 +64,8 @@ class Credit:
         self._unwritten: deque[tuple[ArtifactKey, _Read]] = deque()
         # What each process itself opened last: two processes of one session
         # must not lose each other's work either.
-        self._last: OrderedDict[tuple[ArtifactKey, int], SeenRow] = OrderedDict()
+        self._last: dict[int, dict[ArtifactKey, SeenRow]] = {}
+        self._opens, self._opens_max = 0, _OPENS_MAX
 
     def note_read(
         self, key: ArtifactKey, seen: SeenRow, process: int, reading: Reading | None
@@ -81,7 +84,7 @@ class Credit:
 
     def is_behind(self, key: ArtifactKey, process: int, base: SeenRow | None) -> bool:
         """Whether what *process* itself opened last is older than *base*."""
-        last = self._last.get((key, process))
+        last = self._opened_last(key, process)
         return base is not None and last is not None and last.generation < base.generation
 
     def note_opened(self, key: ArtifactKey, process: int, seen: SeenRow | None) -> None:
@@ -99,15 +102,26 @@ class Credit:
     def note_appended(self, key: ArtifactKey, base: int, seen: SeenRow, process: int) -> None:
         """*process* appended to generation *base*; if that is what it knew, it knows the result."""
         with self._lock:
-            last = self._last.get((key, process))
+            last = self._opened_last(key, process)
             if last is not None and last.generation == base:
                 self._opened(key, process, seen)
 
+    def _opened_last(self, key: ArtifactKey, process: int) -> SeenRow | None:
+        opened = self._last.get(process)
+        return None if opened is None else opened.get(key)
+
     def _opened(self, key: ArtifactKey, process: int, seen: SeenRow) -> None:
-        self._last[key, process] = seen
-        self._last.move_to_end((key, process))
-        if len(self._last) > _PROCESSES_MAX:
-            self._last.popitem(last=False)
+        self._last.setdefault(process, {})[key] = seen
+        self._opens += 1
+        if self._opens > self._opens_max:
+            # Nothing of a process that lives: it may save what it read hours ago.
+            self._last = {
+                each: opened
+                for each, opened in self._last.items()
+                if each == process or os.path.exists(f"/proc/{each}")
+            }
+            self._opens = sum(map(len, self._last.values()))
+            self._opens_max = max(_OPENS_MAX, 2 * self._opens)
 
     def void(self, key: ArtifactKey) -> None:
         """A save of *key* was refused: reads younger than the window count for nothing."""
@@ -120,7 +134,7 @@ class Credit:
         base = self._recorded(key)
         with self._lock:
             young = list(self._young.get(key, ()))
-            last = self._last.get((key, process))
+            last = self._opened_last(key, process)
         reflex = None
         for each in young:
             if each.process == process:

@@ -11,7 +11,9 @@ import time
 import pytest
 from harness.mounted import mounts_of, needs_fuse
 
-from fuse_mount.fence import Fence, Options
+from coherent_volume.model import ArtifactKey
+from fuse_mount import credit
+from fuse_mount.fence import Fence, Options, seen_of
 from fuse_mount.tree import Caller, Change
 from fuse_mount.view import MountedTree
 
@@ -202,3 +204,30 @@ def test_a_change_of_mode_that_meets_the_commit_is_not_lost(root, volume, monkey
         assert stat.S_IMODE(os.stat(root / "plans" / "new.md").st_mode) == 0o600
     finally:
         tree.close()
+
+
+def test_whoever_was_fenced_saves_again_after_reading_the_unchanged_file(place):
+    alice, bob = place
+    alice.ok("cat plans/plan.md")
+    bob.write("plans/plan.md", NEW, overwrite=True)
+    alice.ok("cat plans/plan.md; sleep 0.3; cat plans/plan.md")
+    with bob.lease("plans/plan.md"):
+        bob.break_lease("plans/plan.md")  # the bytes stay, the epoch grows
+    assert alice.sh("echo mine > plans/plan.md").returncode != 0
+    alice.ok("cat plans/plan.md; sleep 0.3")
+    alice.ok("echo mine > plans/plan.md")
+
+
+def test_a_living_process_is_held_to_what_it_read_however_much_is_opened_after(bob, monkeypatch):
+    monkeypatch.setattr(credit, "_OPENS_MAX", 8)
+    first = seen_of(bob.write("plans/plan.md", OLD, overwrite=True))
+    here = credit.Credit(bob._open_parts(), 0.0)
+    key, editor, saver = ArtifactKey(b"plans/plan.md"), os.getpid(), os.getppid()
+    here.note_read(key, first, editor, None)
+    here.note_commit(key, seen_of(bob.write("plans/plan.md", NEW)), saver)
+    for number in range(100):
+        here.note_opened(
+            ArtifactKey(b"plans/%d" % number), 2**22 + number, first
+        )  # no such process
+    assert here.standing(key, editor).base == first
+    assert len(here._last) < 20
