@@ -153,7 +153,7 @@ class Credit:
         if here is None or kept is None:
             return here or kept
         # A command of the same session may have read on beside the mount.
-        return max(here, kept, key=lambda seen: (seen.generation, seen.epoch))
+        return max(here, kept, key=_age)
 
     def ripen(self, *, everything: bool = False) -> None:
         """Take the reads that are older than the window as the session's views."""
@@ -170,6 +170,9 @@ class Credit:
                     self._young[key] = left
                 else:
                     del self._young[key]
+                here = self._parts.session.seen_here.get(key)
+                if here is not None and _age(here) > _age(old[-1].seen):
+                    continue  # a commit of these very moments has seen more
                 self._parts.session.seen_here[key] = old[-1].seen
                 self._unwritten.append((key, old[-1]))
 
@@ -188,13 +191,19 @@ class Credit:
             views = [view for key, each in batch if (view := self._view(key, each))]
             with self._parts.gate.held(GATE_WAIT_S):
                 self._parts.sidecar.database.verify()
-                seen_here = self._parts.session.seen_here
-                remember_all(self._parts, [v for v in views if seen_here.get(v.key) == v.seen])
+                remember_all(self._parts, [view for view in views if self._is_news(view)])
         except (CoherenceError, OSError) as error:
             # In this process they count all the same.
             _log.info("%d views could not be written down: %s", len(batch), error)
             return False
         return True
+
+    def _is_news(self, view: ViewRow) -> bool:
+        """Under the gate: whether no process of the session has seen anything later."""
+        if self._parts.session.seen_here.get(view.key) != view.seen:
+            return False
+        kept = self._parts.sidecar.observation(self._parts.session.name, view.key)
+        return kept is None or _age(kept) <= _age(view.seen)
 
     def _view(self, key: ArtifactKey, each: _Read) -> ViewRow | None:
         """What the records keep of a read; None when its content is gone and nowhere kept."""
@@ -206,3 +215,7 @@ class Credit:
         if reading is None:
             return ViewRow(key, each.seen, None, 0)
         return ViewRow(key, each.seen, reading.data, reading.size)
+
+
+def _age(seen: SeenRow) -> tuple[int, int]:
+    return seen.generation, seen.epoch

@@ -231,3 +231,15 @@ def test_a_living_process_is_held_to_what_it_read_however_much_is_opened_after(b
         )  # no such process
     assert here.standing(key, editor).base == first
     assert len(here._last) < 20
+
+
+def test_a_view_is_not_written_down_over_a_later_one_of_the_session(bob, volume):
+    key = ArtifactKey(b"plans/plan.md")
+    mounted, beside, later = volume("alice"), volume("alice"), volume("alice")
+    here = credit.Credit(mounted._open_parts(), 0.0)
+    here.note_read(key, seen_of(bob.write("plans/plan.md", OLD, overwrite=True)), 1, None)
+    beside.read("plans/plan.md")
+    beside.write("plans/plan.md", NEW)
+    here.ripen()
+    here.write_down()
+    assert later.write("plans/plan.md", b"on top of what alice made\n").generation == 3
