@@ -51,6 +51,7 @@ class FencedReading(Managed):
         if node.identity != looks[:2] or _fingerprint(os.fstat(descriptor)) != looks:
             os.close(descriptor)
             return 0
+        number = self.keep_handle(Handle(node, descriptor, flags))
         if self.fence.credit.has(key, seen):
             # Whatever program reads it, the session has seen it already.
             process = group_of(caller.pid)
@@ -59,13 +60,18 @@ class FencedReading(Managed):
             process, program = process_of(caller.pid)
             if not self.fence.uncredited(program):
                 self.fence.credit.note_read(key, seen, process, None)
-        return self.keep_handle(Handle(node, descriptor, flags, process))
+        self.handle(number).opener = process
+        return number
 
     def open_reading(self, caller: Caller, node: Node, key: ArtifactKey, flags: int) -> int:
         """Open for reading by way of the records, which say which generation it is."""
         process, program = process_of(caller.pid)
+        reading = None
         try:
-            descriptor = self._open_credited(node, key, process, program)
+            if self.fence.uncredited(program):
+                descriptor = self.open_real(key)
+            else:
+                descriptor, reading = self.fence.open_generation(key)
         except BusyError:
             # Somebody outside is writing it: there is no generation to be
             # credited with, and a reader is never refused.
@@ -74,24 +80,19 @@ class FencedReading(Managed):
             raise self.fence.refusal(key, "open", error) from error
         except CoherenceError:
             descriptor = self.open_real(key)
+        if reading is not None and reading.fingerprint is not None:
+            if len(self.fence.known) >= _KNOWN_MAX:
+                self.fence.known.clear()
+            self.fence.known[key] = (reading.fingerprint, reading.seen)
         found = os.fstat(descriptor)
         if (found.st_dev, found.st_ino) != node.identity:
             os.close(descriptor)
             raise no_such(errno.ESTALE)
-        return self.keep_handle(Handle(node, descriptor, flags, process))
-
-    def _open_credited(self, node: Node, key: ArtifactKey, process: int, program: str) -> int:
-        if self.fence.uncredited(program):
-            return self.open_real(key)
-        descriptor, reading = self.fence.open_generation(key)
-        found = os.fstat(descriptor)
-        if reading.fingerprint is not None:
-            if len(self.fence.known) >= _KNOWN_MAX:
-                self.fence.known.clear()
-            self.fence.known[key] = (reading.fingerprint, reading.seen)
-        if (found.st_dev, found.st_ino) == node.identity:
+        # Credited only once nothing can fail any more: who got an error has read nothing.
+        number = self.keep_handle(Handle(node, descriptor, flags, process))
+        if reading is not None:
             self.fence.credit.note_read(key, reading.seen, process, reading)
-        return descriptor
+        return number
 
 
 def _fingerprint(found: os.stat_result) -> tuple[int, ...]:

@@ -243,3 +243,30 @@ def test_a_view_is_not_written_down_over_a_later_one_of_the_session(bob, volume)
     here.ripen()
     here.write_down()
     assert later.write("plans/plan.md", b"on top of what alice made\n").generation == 3
+
+
+@pytest.mark.parametrize("known", [False, True])
+def test_an_open_that_failed_has_shown_nothing(root, alice, bob, known):
+    bob.write("plans/plan.md", OLD, overwrite=True)
+    parts = alice._open_parts()
+    fence = Fence(parts, Options(reflex_s=0.0), alice._maintenance.nudge)
+    tree = MountedTree(os.dup(parts.root.descriptor), 100, fence, os.fsencode(root))
+    key, caller = ArtifactKey(b"plans/plan.md"), Caller(0, 0, os.getpid())
+
+    def read():
+        plans = tree.nodes.get(tree.lookup(tree.nodes.root, b"plans").node)
+        node = tree.nodes.get(tree.lookup(plans, b"plan.md").node)
+        tree.release(tree.open(caller, node, os.O_RDONLY))
+
+    try:
+        if known:
+            time.sleep(0.05)  # a younger file proves nothing
+            read()
+            fence.credit.void(key)
+            assert key in fence.known
+        tree._descriptors_max = 0
+        with pytest.raises(OSError, match="Too many"):
+            read()
+        assert fence.credit.standing(key, 0).base is None
+    finally:
+        tree.close()
