@@ -176,7 +176,7 @@ def _operations(file: str, lines: Iterable[bytes]) -> Iterator[Operation]:
         try:
             record = json.loads(line)
             key = (int(record["process"]), int(record.pop("number")))
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        except (ArithmeticError, AttributeError, KeyError, RecursionError, TypeError, ValueError):
             raise RecordingError(f"{file}, line {number}: no line of a recorded run") from None
         if "kind" in record:
             # A number of a process may come again: pids are used again.

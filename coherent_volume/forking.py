@@ -10,7 +10,10 @@ from __future__ import annotations
 
 import contextlib
 import os
+import pkgutil
+import threading
 import weakref
+from importlib import import_module
 
 from coherent_volume.database import Database
 from coherent_volume.errors import CoherenceError
@@ -20,6 +23,8 @@ from coherent_volume.parts import VolumeParts
 __all__ = ["watch_forks"]
 
 _WAIT_S = 2.0
+_ELSEWHERE = ("tempfile", "portalocker", "filelock")
+"""What modules of the library import when it is needed, beside each other."""
 
 _open_volumes: weakref.WeakSet[VolumeParts] = weakref.WeakSet()
 _held: list[FairLock] = []
@@ -31,7 +36,23 @@ def watch_forks(parts: VolumeParts) -> None:
     _open_volumes.add(parts)
 
 
+def _import_all() -> None:
+    """What another thread is importing during the fork, a child could never import.
+
+    Its lock would be held there by a thread that is gone. So nothing is left to import.
+    """
+    package = __package__ or ""
+    here = [
+        f"{package}.{each.name}" for each in pkgutil.iter_modules(import_module(package).__path__)
+    ]
+    for name in (*here, *_ELSEWHERE):
+        with contextlib.suppress(ImportError, OSError):  # no free descriptor
+            import_module(name)
+
+
 def _before() -> None:
+    if _open_volumes and threading.active_count() > 1:
+        _import_all()
     # Two volumes of one process on one root have two gate descriptors: taking
     # both would wait for ourselves.
     directories: set[str] = set()

@@ -12,9 +12,10 @@ refused save made would let the next blind attempt through.
 from __future__ import annotations
 
 import logging
+import os
 import threading
 import time
-from collections import OrderedDict, deque
+from collections import deque
 from typing import NamedTuple
 
 from coherent_volume.errors import CoherenceError
@@ -28,7 +29,8 @@ from coherent_volume.records import SeenRow, ViewRow
 __all__ = ["Credit", "Standing"]
 
 _log = logging.getLogger("coherent_volume")
-_PROCESSES_MAX = 4096
+_OPENS_MAX = 65_536
+"""Opens that are remembered before those of processes that have ended are forgotten."""
 _AT_ONCE = 64
 """Views written down under one hold of the gate: some milliseconds."""
 
@@ -62,7 +64,8 @@ class Credit:
         self._unwritten: deque[tuple[ArtifactKey, _Read]] = deque()
         # What each process itself opened last: two processes of one session
         # must not lose each other's work either.
-        self._last: OrderedDict[tuple[ArtifactKey, int], SeenRow] = OrderedDict()
+        self._last: dict[int, dict[ArtifactKey, SeenRow]] = {}
+        self._opens, self._opens_max = 0, _OPENS_MAX
 
     def note_read(
         self, key: ArtifactKey, seen: SeenRow, process: int, reading: Reading | None
@@ -81,7 +84,7 @@ class Credit:
 
     def is_behind(self, key: ArtifactKey, process: int, base: SeenRow | None) -> bool:
         """Whether what *process* itself opened last is older than *base*."""
-        last = self._last.get((key, process))
+        last = self._opened_last(key, process)
         return base is not None and last is not None and last.generation < base.generation
 
     def note_opened(self, key: ArtifactKey, process: int, seen: SeenRow | None) -> None:
@@ -99,15 +102,26 @@ class Credit:
     def note_appended(self, key: ArtifactKey, base: int, seen: SeenRow, process: int) -> None:
         """*process* appended to generation *base*; if that is what it knew, it knows the result."""
         with self._lock:
-            last = self._last.get((key, process))
+            last = self._opened_last(key, process)
             if last is not None and last.generation == base:
                 self._opened(key, process, seen)
 
+    def _opened_last(self, key: ArtifactKey, process: int) -> SeenRow | None:
+        opened = self._last.get(process)
+        return None if opened is None else opened.get(key)
+
     def _opened(self, key: ArtifactKey, process: int, seen: SeenRow) -> None:
-        self._last[key, process] = seen
-        self._last.move_to_end((key, process))
-        if len(self._last) > _PROCESSES_MAX:
-            self._last.popitem(last=False)
+        self._last.setdefault(process, {})[key] = seen
+        self._opens += 1
+        if self._opens > self._opens_max:
+            # Nothing of a process that lives: it may save what it read hours ago.
+            self._last = {
+                each: opened
+                for each, opened in self._last.items()
+                if each == process or os.path.exists(f"/proc/{each}")
+            }
+            self._opens = sum(map(len, self._last.values()))
+            self._opens_max = max(_OPENS_MAX, 2 * self._opens)
 
     def void(self, key: ArtifactKey) -> None:
         """A save of *key* was refused: reads younger than the window count for nothing."""
@@ -120,7 +134,7 @@ class Credit:
         base = self._recorded(key)
         with self._lock:
             young = list(self._young.get(key, ()))
-            last = self._last.get((key, process))
+            last = self._opened_last(key, process)
         reflex = None
         for each in young:
             if each.process == process:
@@ -139,7 +153,7 @@ class Credit:
         if here is None or kept is None:
             return here or kept
         # A command of the same session may have read on beside the mount.
-        return max(here, kept, key=lambda seen: (seen.generation, seen.epoch))
+        return max(here, kept, key=_age)
 
     def ripen(self, *, everything: bool = False) -> None:
         """Take the reads that are older than the window as the session's views."""
@@ -156,6 +170,9 @@ class Credit:
                     self._young[key] = left
                 else:
                     del self._young[key]
+                here = self._parts.session.seen_here.get(key)
+                if here is not None and _age(here) > _age(old[-1].seen):
+                    continue  # a commit of these very moments has seen more
                 self._parts.session.seen_here[key] = old[-1].seen
                 self._unwritten.append((key, old[-1]))
 
@@ -174,13 +191,19 @@ class Credit:
             views = [view for key, each in batch if (view := self._view(key, each))]
             with self._parts.gate.held(GATE_WAIT_S):
                 self._parts.sidecar.database.verify()
-                seen_here = self._parts.session.seen_here
-                remember_all(self._parts, [v for v in views if seen_here.get(v.key) == v.seen])
+                remember_all(self._parts, [view for view in views if self._is_news(view)])
         except (CoherenceError, OSError) as error:
             # In this process they count all the same.
             _log.info("%d views could not be written down: %s", len(batch), error)
             return False
         return True
+
+    def _is_news(self, view: ViewRow) -> bool:
+        """Under the gate: whether no process of the session has seen anything later."""
+        if self._parts.session.seen_here.get(view.key) != view.seen:
+            return False
+        kept = self._parts.sidecar.observation(self._parts.session.name, view.key)
+        return kept is None or _age(kept) <= _age(view.seen)
 
     def _view(self, key: ArtifactKey, each: _Read) -> ViewRow | None:
         """What the records keep of a read; None when its content is gone and nowhere kept."""
@@ -192,3 +215,7 @@ class Credit:
         if reading is None:
             return ViewRow(key, each.seen, None, 0)
         return ViewRow(key, each.seen, reading.data, reading.size)
+
+
+def _age(seen: SeenRow) -> tuple[int, int]:
+    return seen.generation, seen.epoch

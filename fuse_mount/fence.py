@@ -29,7 +29,7 @@ from coherent_volume.errors import (
     UsageError,
     from_os_error,
 )
-from coherent_volume.files import drop_lease
+from coherent_volume.files import Fingerprint, drop_lease
 from coherent_volume.gating import settled_heads
 from coherent_volume.judgement import Intent, judge
 from coherent_volume.merge import MERGE_BYTES_MAX, keeps_every_hunk
@@ -84,6 +84,9 @@ class Fence:
         self.reasons = Reasons(
             os.path.join(folder, f"{parts.staging.token}.refusals"), observing=options.observe
         )
+        self.known: dict[ArtifactKey, tuple[Fingerprint, SeenRow]] = {}
+        """Files that were found to be generations, so that they are opened without a look
+        at the records. Not after a refusal: ownership may change while the file does not."""
         self._managed: dict[bytes, bool] = {}
         # The kernel cuts a program's name off after 15 bytes.
         self._uncredited = frozenset(each[:15] for each in parts.config.uncredited)
@@ -123,6 +126,7 @@ class Fence:
         *claim* is what the refused operation rested on.
         """
         number = errno_of(error, operation, self.options.refused_errno)
+        self.known.pop(key, None)
         if isinstance(error, ConflictError | UnavailableError):
             if isinstance(error, ConflictError):
                 self._explain(key, operation, error, claim)
@@ -168,6 +172,7 @@ class Fence:
         """Whether a refusal is only to be observed; it is noted then."""
         if not self.options.observe or not isinstance(error, ConflictError):
             return False
+        self.known.pop(key, None)
         self.reasons.note(key, operation, error)
         return True
 
@@ -321,6 +326,8 @@ class Fence:
         try:
             commit(self.parts, wanted)
         except CoherenceError as error:
+            for key, *_ in intents:
+                self.known.pop(key, None)
             raise self.refusal(intents[0][0], "rename", error) from error
         self._nudge()
 

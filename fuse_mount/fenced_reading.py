@@ -1,7 +1,7 @@
 """Fenced reading: a reader gets the generation that is current, and is credited with it.
 
-Owns what is remembered of generations that were read: a file that has not
-changed since is opened without the gate and without a look at the records. The
+A file that has not changed since it was found to be a generation (``Fence.known``)
+is opened without the gate and without a look at the records. The
 descriptor that a reader's handle keeps pins the inode: a commit displaces it and
 never writes into it, and it is used again only when nobody has it open.
 """
@@ -13,10 +13,7 @@ import os
 import stat
 
 from coherent_volume.errors import BusyError, CoherenceError, DamagedError
-from coherent_volume.files import Fingerprint
 from coherent_volume.model import ArtifactKey
-from coherent_volume.records import SeenRow
-from fuse_mount.fence import Fence
 from fuse_mount.handles import Handle
 from fuse_mount.managed import Managed
 from fuse_mount.nodes import Node, no_such
@@ -32,10 +29,6 @@ _OPEN = os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC
 class FencedReading(Managed):
     """Open files of artifacts, for reading."""
 
-    def __init__(self, root: int, descriptors_max: int, fence: Fence) -> None:
-        super().__init__(root, descriptors_max, fence)
-        self._known: dict[ArtifactKey, tuple[Fingerprint, SeenRow]] = {}
-
     def open_known(self, caller: Caller, node: Node, flags: int) -> int:
         """Open for reading a generation that was read before: no gate, no records.
 
@@ -47,7 +40,7 @@ class FencedReading(Managed):
         if above is None or node.kind != stat.S_IFREG or node.extra is not None:
             return 0
         key = self.key_at(above, node.name, lately=True)
-        known = None if key is None else self._known.get(key)
+        known = None if key is None else self.fence.known.get(key)
         if key is None or known is None or key in self.fence.parts.leased_keys:
             return 0
         looks, seen = known
@@ -58,6 +51,7 @@ class FencedReading(Managed):
         if node.identity != looks[:2] or _fingerprint(os.fstat(descriptor)) != looks:
             os.close(descriptor)
             return 0
+        number = self.keep_handle(Handle(node, descriptor, flags))
         if self.fence.credit.has(key, seen):
             # Whatever program reads it, the session has seen it already.
             process = group_of(caller.pid)
@@ -66,13 +60,18 @@ class FencedReading(Managed):
             process, program = process_of(caller.pid)
             if not self.fence.uncredited(program):
                 self.fence.credit.note_read(key, seen, process, None)
-        return self.keep_handle(Handle(node, descriptor, flags, process))
+        self.handle(number).opener = process
+        return number
 
     def open_reading(self, caller: Caller, node: Node, key: ArtifactKey, flags: int) -> int:
         """Open for reading by way of the records, which say which generation it is."""
         process, program = process_of(caller.pid)
+        reading = None
         try:
-            descriptor = self._open_credited(node, key, process, program)
+            if self.fence.uncredited(program):
+                descriptor = self.open_real(key)
+            else:
+                descriptor, reading = self.fence.open_generation(key)
         except BusyError:
             # Somebody outside is writing it: there is no generation to be
             # credited with, and a reader is never refused.
@@ -81,24 +80,19 @@ class FencedReading(Managed):
             raise self.fence.refusal(key, "open", error) from error
         except CoherenceError:
             descriptor = self.open_real(key)
+        if reading is not None and reading.fingerprint is not None:
+            if len(self.fence.known) >= _KNOWN_MAX:
+                self.fence.known.clear()
+            self.fence.known[key] = (reading.fingerprint, reading.seen)
         found = os.fstat(descriptor)
         if (found.st_dev, found.st_ino) != node.identity:
             os.close(descriptor)
             raise no_such(errno.ESTALE)
-        return self.keep_handle(Handle(node, descriptor, flags, process))
-
-    def _open_credited(self, node: Node, key: ArtifactKey, process: int, program: str) -> int:
-        if self.fence.uncredited(program):
-            return self.open_real(key)
-        descriptor, reading = self.fence.open_generation(key)
-        found = os.fstat(descriptor)
-        if reading.fingerprint is not None:
-            if len(self._known) >= _KNOWN_MAX:
-                self._known.clear()
-            self._known[key] = (reading.fingerprint, reading.seen)
-        if (found.st_dev, found.st_ino) == node.identity:
+        # Credited only once nothing can fail any more: who got an error has read nothing.
+        number = self.keep_handle(Handle(node, descriptor, flags, process))
+        if reading is not None:
             self.fence.credit.note_read(key, reading.seen, process, reading)
-        return descriptor
+        return number
 
 
 def _fingerprint(found: os.stat_result) -> tuple[int, ...]:

@@ -73,7 +73,10 @@ class Passthrough:
             return 0
         # By a descriptor that opens nothing: an id that is not in use must neither keep
         # an inode from being used again nor look as if somebody were writing.
-        path = os.open(b"/proc/self/fd/%d" % descriptor, os.O_PATH | os.O_CLOEXEC)
+        try:
+            path = os.open(b"/proc/self/fd/%d" % descriptor, os.O_PATH | os.O_CLOEXEC)
+        except OSError:
+            return 0  # no free descriptor; the file is open already, and must stay so
         try:
             answer = fcntl.ioctl(self._device, _BACKING_OPEN, bytearray(_MAP.pack(path, 0, 0)))
         except OSError as error:

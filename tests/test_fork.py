@@ -7,7 +7,9 @@ import multiprocessing
 import os
 import select
 import signal
+import sys
 import threading
+import time
 import traceback
 
 import pytest
@@ -342,3 +344,37 @@ def test_error_of_a_pool_process_arrives_as_it_was_raised(root, volume):
 def _write_blind(root):
     with CoherentVolume(root) as volume:
         volume.write(PLAN, "blind\n")
+
+
+class _SlowFinder:
+    """Lets the import of *name* take a while, and says when it has begun."""
+
+    def __init__(self, name):
+        self.name = name
+        self.begun = threading.Event()
+
+    def find_spec(self, name, path=None, target=None):
+        if name == self.name:
+            self.begun.set()
+            time.sleep(0.5)
+
+
+@pytest.mark.invariant("I10")
+def test_child_can_import_what_a_thread_was_importing_during_the_fork(alice, bob, monkeypatch):
+    alice.read(PLAN)
+    bob.read(PLAN)
+    bob.write(PLAN, "bob's\n")
+    for name in ("merging", "merge"):
+        monkeypatch.delitem(sys.modules, f"coherent_volume.{name}", raising=False)
+    finder = _SlowFinder("coherent_volume.merge")
+    monkeypatch.setattr(sys, "meta_path", [finder, *sys.meta_path])
+
+    def refused():
+        with pytest.raises(ConflictError):
+            alice.write(PLAN, "alice's\n", on_conflict="merge")
+
+    thread = threading.Thread(target=refused)
+    thread.start()
+    assert finder.begun.wait(10)
+    assert in_child(refused) is None
+    thread.join()

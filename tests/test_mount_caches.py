@@ -375,6 +375,21 @@ def test_a_file_on_a_stacked_file_system_does_not_speak_for_the_others(monkeypat
     assert passthrough.way_of(opened("plain")[0]) == (128, 2)
 
 
+def test_without_a_free_descriptor_the_kernel_asks_for_what_it_reads(monkeypatch, opened):
+    Ids(monkeypatch)
+    passthrough = Passthrough(-1)
+    passthrough.is_agreed = True
+    one, two = opened("plain")
+
+    def none_left(*_):
+        raise OSError(errno.EMFILE, "none left")
+
+    with monkeypatch.context() as full:
+        full.setattr("fuse_mount.passthrough.os.open", none_left)
+        assert passthrough.way_of(one) == (0, 0)
+    assert passthrough.way_of(two) == (0, 0)  # as the other one
+
+
 # ── who serves ───────────────────────────────────────────────────────────────
 
 

@@ -11,7 +11,9 @@ import time
 import pytest
 from harness.mounted import mounts_of, needs_fuse
 
-from fuse_mount.fence import Fence, Options
+from coherent_volume.model import ArtifactKey
+from fuse_mount import credit
+from fuse_mount.fence import Fence, Options, seen_of
 from fuse_mount.tree import Caller, Change
 from fuse_mount.view import MountedTree
 
@@ -200,5 +202,71 @@ def test_a_change_of_mode_that_meets_the_commit_is_not_lost(root, volume, monkey
         changer.join(30)
         assert told
         assert stat.S_IMODE(os.stat(root / "plans" / "new.md").st_mode) == 0o600
+    finally:
+        tree.close()
+
+
+def test_whoever_was_fenced_saves_again_after_reading_the_unchanged_file(place):
+    alice, bob = place
+    alice.ok("cat plans/plan.md")
+    bob.write("plans/plan.md", NEW, overwrite=True)
+    alice.ok("cat plans/plan.md; sleep 0.3; cat plans/plan.md")
+    with bob.lease("plans/plan.md"):
+        bob.break_lease("plans/plan.md")  # the bytes stay, the epoch grows
+    assert alice.sh("echo mine > plans/plan.md").returncode != 0
+    alice.ok("cat plans/plan.md; sleep 0.3")
+    alice.ok("echo mine > plans/plan.md")
+
+
+def test_a_living_process_is_held_to_what_it_read_however_much_is_opened_after(bob, monkeypatch):
+    monkeypatch.setattr(credit, "_OPENS_MAX", 8)
+    first = seen_of(bob.write("plans/plan.md", OLD, overwrite=True))
+    here = credit.Credit(bob._open_parts(), 0.0)
+    key, editor, saver = ArtifactKey(b"plans/plan.md"), os.getpid(), os.getppid()
+    here.note_read(key, first, editor, None)
+    here.note_commit(key, seen_of(bob.write("plans/plan.md", NEW)), saver)
+    for number in range(100):
+        here.note_opened(
+            ArtifactKey(b"plans/%d" % number), 2**22 + number, first
+        )  # no such process
+    assert here.standing(key, editor).base == first
+    assert len(here._last) < 20
+
+
+def test_a_view_is_not_written_down_over_a_later_one_of_the_session(bob, volume):
+    key = ArtifactKey(b"plans/plan.md")
+    mounted, beside, later = volume("alice"), volume("alice"), volume("alice")
+    here = credit.Credit(mounted._open_parts(), 0.0)
+    here.note_read(key, seen_of(bob.write("plans/plan.md", OLD, overwrite=True)), 1, None)
+    beside.read("plans/plan.md")
+    beside.write("plans/plan.md", NEW)
+    here.ripen()
+    here.write_down()
+    assert later.write("plans/plan.md", b"on top of what alice made\n").generation == 3
+
+
+@pytest.mark.parametrize("known", [False, True])
+def test_an_open_that_failed_has_shown_nothing(root, alice, bob, known):
+    bob.write("plans/plan.md", OLD, overwrite=True)
+    parts = alice._open_parts()
+    fence = Fence(parts, Options(reflex_s=0.0), alice._maintenance.nudge)
+    tree = MountedTree(os.dup(parts.root.descriptor), 100, fence, os.fsencode(root))
+    key, caller = ArtifactKey(b"plans/plan.md"), Caller(0, 0, os.getpid())
+
+    def read():
+        plans = tree.nodes.get(tree.lookup(tree.nodes.root, b"plans").node)
+        node = tree.nodes.get(tree.lookup(plans, b"plan.md").node)
+        tree.release(tree.open(caller, node, os.O_RDONLY))
+
+    try:
+        if known:
+            time.sleep(0.05)  # a younger file proves nothing
+            read()
+            fence.credit.void(key)
+            assert key in fence.known
+        tree._descriptors_max = 0
+        with pytest.raises(OSError, match="Too many"):
+            read()
+        assert fence.credit.standing(key, 0).base is None
     finally:
         tree.close()

@@ -390,9 +390,10 @@ LOST = "acknowledged commit missing"
 
 def test_command_names_what_it_cannot_judge(lived):
     alice = Command(lived, "alice")
-    (lived / "log").write_text("garbage\n")
-    done = alice("verify", "log")
-    assert (done.code, done.out) == (2, b"")
-    assert "coherent: not a recorded run: log, line 1" in done.err
+    for line in ("garbage\n", '{"process": 1e999, "number": 1}\n'):
+        (lived / "log").write_text(line)
+        done = alice("verify", "log")
+        assert (done.code, done.out) == (2, b"")
+        assert "coherent: not a recorded run: log, line 1" in done.err
     assert alice("verify", "nowhere").code == 2
     assert alice("verify", ".", "plans").code == 2
