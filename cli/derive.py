@@ -21,7 +21,7 @@ from cli.call import Common, Reply
 from cli.exit_codes import COMMAND_NOT_EXECUTABLE, COMMAND_NOT_FOUND, SIGNAL_BASE
 from cli.place import below_root, opened
 from cli.streams import warn
-from cli.termination import Terminated
+from cli.termination import Terminated, told_to_end, unbroken
 from coherent_volume.errors import ConflictError, UsageError, printable
 
 __all__ = ["CommandError", "edit", "run_command", "update"]
@@ -63,7 +63,7 @@ def update(common: Common, path: str, command: list[str]) -> Reply:
     def derive(content: bytes) -> bytes:
         return run_command(path, command, input=content, stdout=subprocess.PIPE)
 
-    with opened(common) as place:
+    with told_to_end(), opened(common) as place:
         return render.commit(place.volume.update(where, derive, retries=_RETRIES, renew=False))
 
 
@@ -78,7 +78,7 @@ def edit(common: Common, path: str, command: list[str]) -> Reply:
 
     # The copy outlives the call of derive: only the end of the commit tells
     # whether it is still needed. No second try: a person edits only once.
-    with opened(common) as place, ExitStack() as copies:
+    with told_to_end(), opened(common) as place, ExitStack() as copies:
         return render.commit(place.volume.update(where, derive, retries=0, renew=False))
 
 
@@ -109,17 +109,19 @@ def _run(
     """Its status and output; whatever ends this process ends *command* too."""
     if input is not None:
         streams["stdin"] = subprocess.PIPE
-    with subprocess.Popen(command, **streams) as process:
+    process: subprocess.Popen[bytes] | None = None
+    with ExitStack() as ended_after:
         try:
+            with unbroken():
+                process = ended_after.enter_context(subprocess.Popen(command, **streams))
             output, _ = process.communicate(input)
-        except Terminated as ended:
-            process.send_signal(ended.number)
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(_GRACE_S)
-            process.kill()
-            raise
-        except BaseException:
-            process.kill()
+        except BaseException as ended:
+            if process is not None:
+                if isinstance(ended, Terminated):
+                    process.send_signal(ended.number)
+                    with contextlib.suppress(subprocess.TimeoutExpired):
+                        process.wait(_GRACE_S)
+                process.kill()
             raise
     return process.returncode, output
 

@@ -8,9 +8,19 @@ import threading
 from collections.abc import Iterator
 from types import FrameType
 
-__all__ = ["Terminated", "told_to_end"]
+__all__ = ["Terminated", "told_to_end", "unbroken"]
 
 _SIGNALS = (signal.SIGTERM, signal.SIGHUP)
+
+
+class _Waiting:
+    """A signal that came in a block that must not be broken off."""
+
+    blocks = 0
+    came: signal.Signals | None = None
+
+
+_waiting = _Waiting()
 
 
 class Terminated(BaseException):
@@ -37,9 +47,29 @@ def told_to_end() -> Iterator[None]:
             signal.signal(each, signal.SIG_DFL)
 
 
+@contextlib.contextmanager
+def unbroken() -> Iterator[None]:
+    """Let a signal wait for the end of the block: what is begun in it gets its name.
+
+    A process that is being started would be left running by an exception that comes
+    between its start and the line that could end it.
+    """
+    _waiting.blocks += 1
+    try:
+        yield
+    finally:
+        _waiting.blocks -= 1
+        came, _waiting.came = _waiting.came, None
+    if came is not None:
+        raise Terminated(came)
+
+
 def _terminate(number: int, _frame: FrameType | None) -> None:
     # A second one must not end the clean-up that the first one began.
     for each in _SIGNALS:
         if signal.getsignal(each) is _terminate:
             signal.signal(each, signal.SIG_IGN)
+    if _waiting.blocks:
+        _waiting.came = signal.Signals(number)
+        return
     raise Terminated(signal.Signals(number))

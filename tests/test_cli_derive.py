@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import signal
+import subprocess
 import sys
 import threading
 from pathlib import Path
@@ -107,6 +108,25 @@ def test_a_filter_that_fails_writes_nothing_and_its_status_is_passed_on(alice, r
     assert (root / PLAN).read_bytes() == b"first\n"
     told = alice("update", PLAN, "--json", "--", "false").json()
     assert (told["ok"], told["reason"], told["exit_code"]) == (False, "command_failed", 1)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_an_edit_that_is_told_to_end_names_its_copy_and_ends_its_command(
+    alice, root, tmp_path, number
+):
+    ready = tmp_path / "ready"
+    os.mkfifo(ready)
+    script = f"echo draft >> $0; echo $$ > {ready}; exec sleep 600"
+    with alice.start("edit", PLAN, "--", "sh", "-c", script, "{}", stderr=subprocess.PIPE) as popen:
+        pid = int(ready.read_text())
+        popen.send_signal(number)
+        _, told = popen.communicate()
+    assert popen.returncode == -number
+    (copy,) = copies(tmp_path)
+    assert f"the edited copy is kept in {copy}" in told.decode()
+    assert copy.read_bytes() == b"first\ndraft\n"
+    assert not Path(f"/proc/{pid}").exists()
+    assert (root / PLAN).read_bytes() == b"first\n"
 
 
 def test_a_filter_ended_by_a_signal_passes_on_what_a_shell_would_say(alice, root):
