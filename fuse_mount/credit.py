@@ -93,7 +93,9 @@ class Credit:
     def is_behind(self, key: ArtifactKey, process: int, base: SeenRow | None) -> bool:
         """Whether what *process* itself opened last is older than *base*."""
         last = self._opened_last(key, process)
-        return base is not None and last is not None and last.seen.generation < base.generation
+        return (
+            base is not None and last is not None and self._known(last).generation < base.generation
+        )
 
     def note_opened(self, key: ArtifactKey, process: int, seen: SeenRow | None) -> None:
         """*process* was shown content that the session has not committed, resting on *seen*."""
