@@ -29,7 +29,7 @@ from coherent_volume.records import SeenRow, ViewRow
 __all__ = ["Credit", "Standing"]
 
 _log = logging.getLogger("coherent_volume")
-_OPENS_MAX = 65_536
+_OPENS_MAX = 4096
 """Opens that are remembered before those of processes that have ended are forgotten."""
 _AT_ONCE = 64
 """Views written down under one hold of the gate: some milliseconds."""
@@ -40,6 +40,14 @@ class _Read(NamedTuple):
     at: float
     process: int
     reading: Reading | None
+
+
+class _Opened(NamedTuple):
+    """What one process opened last, and what it knew before that was within the window."""
+
+    before: SeenRow | None
+    seen: SeenRow
+    at: float
 
 
 class Standing(NamedTuple):
@@ -64,7 +72,7 @@ class Credit:
         self._unwritten: deque[tuple[ArtifactKey, _Read]] = deque()
         # What each process itself opened last: two processes of one session
         # must not lose each other's work either.
-        self._last: dict[int, dict[ArtifactKey, SeenRow]] = {}
+        self._last: dict[int, dict[ArtifactKey, _Opened]] = {}
         self._opens, self._opens_max = 0, _OPENS_MAX
 
     def note_read(
@@ -85,7 +93,9 @@ class Credit:
     def is_behind(self, key: ArtifactKey, process: int, base: SeenRow | None) -> bool:
         """Whether what *process* itself opened last is older than *base*."""
         last = self._opened_last(key, process)
-        return base is not None and last is not None and last.generation < base.generation
+        return (
+            base is not None and last is not None and self._known(last).generation < base.generation
+        )
 
     def note_opened(self, key: ArtifactKey, process: int, seen: SeenRow | None) -> None:
         """*process* was shown content that the session has not committed, resting on *seen*."""
@@ -97,21 +107,27 @@ class Credit:
         """The session's own commit; what was read before it is history."""
         with self._lock:
             self._young.pop(key, None)
-            self._opened(key, process, seen)
+            self._opened(key, process, seen, made=True)
 
     def note_appended(self, key: ArtifactKey, base: int, seen: SeenRow, process: int) -> None:
         """*process* appended to generation *base*; if that is what it knew, it knows the result."""
         with self._lock:
             last = self._opened_last(key, process)
-            if last is not None and last.generation == base:
-                self._opened(key, process, seen)
+            if last is not None and last.seen.generation == base:
+                self._opened(key, process, seen, made=True)
 
-    def _opened_last(self, key: ArtifactKey, process: int) -> SeenRow | None:
+    def _opened_last(self, key: ArtifactKey, process: int) -> _Opened | None:
         opened = self._last.get(process)
         return None if opened is None else opened.get(key)
 
-    def _opened(self, key: ArtifactKey, process: int, seen: SeenRow) -> None:
-        self._last.setdefault(process, {})[key] = seen
+    def _opened(self, key: ArtifactKey, process: int, seen: SeenRow, *, made: bool = False) -> None:
+        last = None if made else self._opened_last(key, process)
+        before = None
+        if last is not None and last.seen != seen:
+            before = self._known(last)
+        elif last is not None and self._is_young(last):
+            return  # it is as young as it was
+        self._last.setdefault(process, {})[key] = _Opened(before, seen, time.monotonic())
         self._opens += 1
         if self._opens > self._opens_max:
             # Nothing of a process that lives: it may save what it read hours ago.
@@ -123,10 +139,21 @@ class Credit:
             self._opens = sum(map(len, self._last.values()))
             self._opens_max = max(_OPENS_MAX, 2 * self._opens)
 
+    def _is_young(self, last: _Opened) -> bool:
+        return time.monotonic() - last.at < self._window
+
+    def _known(self, last: _Opened) -> SeenRow:
+        """What its text rests on: what it opened just now renews nothing."""
+        return last.before if last.before is not None and self._is_young(last) else last.seen
+
     def void(self, key: ArtifactKey) -> None:
         """A save of *key* was refused: reads younger than the window count for nothing."""
         with self._lock:
             self._young.pop(key, None)
+            for opened in self._last.values():
+                last = opened.get(key)
+                if last is not None and last.before is not None and self._is_young(last):
+                    opened[key] = _Opened(None, last.before, last.at)
 
     def standing(self, key: ArtifactKey, process: int) -> Standing:
         """What a save of *key* by *process* rests on, at this moment."""
@@ -141,8 +168,10 @@ class Credit:
                 reflex = each.seen
             elif base is None or each.seen.generation >= base.generation:
                 base = each.seen
-        if base is not None and last is not None and last.generation < base.generation:
-            base = last
+        if base is not None and last is not None:
+            known = self._known(last)
+            if known.generation < base.generation:
+                base, reflex = known, reflex or last.seen
         if reflex is not None and base is not None and reflex.digest == base.digest:
             reflex = None
         return Standing(base, reflex)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import stat
+import subprocess
+import sys
 import threading
 import time
 
@@ -270,3 +273,50 @@ def test_an_open_that_failed_has_shown_nothing(root, alice, bob, known):
         assert fence.credit.standing(key, 0).base is None
     finally:
         tree.close()
+
+
+@pytest.mark.parametrize("beside", [False, True])
+def test_a_reflex_read_of_what_another_program_saved_renews_nothing(place, beside):
+    alice, _ = place
+    editor = """
+import sys, time
+def read():
+    with open("plans/plan.md") as file:
+        return file.read()
+def save(text):
+    try:
+        with open("plans/plan.md", "w") as file:
+            file.write(text)
+    except OSError as error:
+        return error.errno
+old = read()
+print(flush=True)
+sys.stdin.readline()
+read()  # as some editors do for their backup
+stale = save("by heart")
+time.sleep(0.3)
+stale = stale and save("by heart")  # a refusal voids that reading
+time.sleep(0.3)
+text = read()
+time.sleep(0.3)
+fresh = save(text + "of the editor") if stale else None
+print(stale, fresh, flush=True)
+"""
+    with (
+        contextlib.ExitStack() as stack,
+        subprocess.Popen(
+            [sys.executable, "-c", editor],
+            cwd=alice.where,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        ) as program,
+    ):
+        program.stdout.readline()
+        alice.ok("cat plans/plan.md; sleep 0.3; cat ../new >> plans/plan.md; sleep 0.3")
+        alice.ok("cat plans/plan.md; sleep 0.3; cat plans/plan.md ../new > ../x")
+        alice.ok("cat ../x > plans/plan.md; sleep 0.3")
+        if beside:  # a third one has it open for writing: they share a copy
+            stack.enter_context(open(alice.where / "plans" / "plan.md", "r+b"))
+        assert program.communicate("\n")[0] == f"{errno.EACCES} None\n"
+    assert alice.ok("cat plans/plan.md").endswith("of the editor")
