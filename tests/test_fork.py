@@ -14,7 +14,16 @@ import traceback
 
 import pytest
 
-from coherent_volume import BusyError, CoherentVolume, ConflictError, NotObservedError, points
+import coherent_volume
+from coherent_volume import (
+    BusyError,
+    CoherentVolume,
+    ConflictError,
+    NotObservedError,
+    merge,
+    merging,
+    points,
+)
 from coherent_volume import staging as staging_module
 from tests.harness.processes import until
 
@@ -364,8 +373,11 @@ def test_child_can_import_what_a_thread_was_importing_during_the_fork(alice, bob
     alice.read(PLAN)
     bob.read(PLAN)
     bob.write(PLAN, "bob's\n")
-    for name in ("merging", "merge"):
-        monkeypatch.delitem(sys.modules, f"coherent_volume.{name}", raising=False)
+    for module in (merging, merge):
+        # Both places, so that both have the same module again afterwards.
+        name = module.__name__
+        monkeypatch.setattr(coherent_volume, name.rpartition(".")[2], None)
+        monkeypatch.delitem(sys.modules, name)
     finder = _SlowFinder("coherent_volume.merge")
     monkeypatch.setattr(sys, "meta_path", [finder, *sys.meta_path])
 
