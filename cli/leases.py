@@ -13,9 +13,7 @@ from cli.exit_codes import COMMAND_NOT_EXECUTABLE, COMMAND_NOT_FOUND, SIGNAL_BAS
 from cli.place import Place, below_root, opened
 from cli.streams import warn
 from coherent_volume import CoherenceError
-from coherent_volume.answers import (
-    LeaseStatus,
-)
+from coherent_volume.answers import LeaseStatus
 from coherent_volume.errors import FencedError, UsageError, printable
 from coherent_volume.leasing import Lease
 

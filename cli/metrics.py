@@ -8,9 +8,7 @@ from itertools import groupby
 
 from cli.call import Common, Reply
 from cli.place import opened
-from coherent_volume.answers import (
-    Metric,
-)
+from coherent_volume.answers import Metric
 from coherent_volume.errors import printable
 from coherent_volume.metrics import HELP
 

@@ -16,9 +16,7 @@ from coherent_volume.answers import (
 )
 from coherent_volume.conflict import ConflictReport
 from coherent_volume.errors import printable
-from coherent_volume.model import (
-    SessionInfo,
-)
+from coherent_volume.model import SessionInfo
 
 __all__ = ["check", "log", "session", "status", "why"]
 

@@ -14,9 +14,7 @@ from coherent_volume.answers import (
 )
 from coherent_volume.difference import escaped
 from coherent_volume.errors import printable
-from coherent_volume.model import (
-    Commit,
-)
+from coherent_volume.model import Commit
 
 __all__ = ["blame", "commits", "restoration"]
 

@@ -7,9 +7,7 @@ answer or no older generation is kept. Reads only. Time is bounded by
 
 from __future__ import annotations
 
-from coherent_volume.answers import (
-    BlamedLine,
-)
+from coherent_volume.answers import BlamedLine
 from coherent_volume.errors import GenerationNotKeptError, NotFoundError, UsageError
 from coherent_volume.files import IN_MEMORY_MAX
 from coherent_volume.lines import is_binary, lines_of, matches

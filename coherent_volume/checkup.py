@@ -24,9 +24,7 @@ from coherent_volume.gating import settled_heads
 from coherent_volume.inventory import managed_files
 from coherent_volume.locks import GATE_WAIT_S
 from coherent_volume.maintenance import collect_orphans, finish
-from coherent_volume.model import (
-    ArtifactKey,
-)
+from coherent_volume.model import ArtifactKey
 from coherent_volume.parts import VolumeParts, now_ns
 from coherent_volume.paths import shown
 from coherent_volume.records import ArtifactRow, HistoryRow

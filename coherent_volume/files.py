@@ -88,6 +88,11 @@ class Fingerprint(NamedTuple):
     mtime_ns: int
     ctime_ns: int
 
+    @classmethod
+    def of(cls, found: os.stat_result) -> Fingerprint:
+        """The fingerprint of a file that stat *found*."""
+        return cls(found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
+
 
 @dataclass(slots=True)
 class Look:
@@ -113,10 +118,7 @@ class Look:
     @property
     def fingerprint(self) -> Fingerprint:
         """What must be equal later for the file to be unchanged."""
-        found = self.stat
-        return Fingerprint(
-            found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
-        )
+        return Fingerprint.of(self.stat)
 
     @property
     def trustworthy(self) -> bool:

@@ -75,8 +75,9 @@ def commit_or_merge(
     try:
         return _committed(parts, intent, known, tries)
     except ConflictError as refusal:
-        # Only now: what was merged in the end was not refused.
-        if intent.keep_refused:
+        # Only now: what was merged in the end was not refused, and a commit that
+        # an outside edit raced stands.
+        if intent.keep_refused and "committed" not in refusal.fields:
             parts.meters.count("refusals", label=refusal.reason)
             with contextlib.suppress(CoherenceError), parts.gate.held(GATE_WAIT_S):
                 note_refusal(parts, refusal, intent.key)

@@ -8,9 +8,7 @@ finds its own deeds. Changes nothing.
 from __future__ import annotations
 
 from coherent_volume import meters
-from coherent_volume.answers import (
-    Metric,
-)
+from coherent_volume.answers import Metric
 from coherent_volume.parts import VolumeParts
 
 __all__ = ["HELP", "REFUSALS", "metrics"]

@@ -11,9 +11,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 
-from coherent_volume.answers import (
-    Note,
-)
+from coherent_volume.answers import Note
 from coherent_volume.difference import excerpt
 from coherent_volume.errors import CoherenceError
 from coherent_volume.lines import is_text

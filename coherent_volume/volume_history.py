@@ -9,9 +9,7 @@ from collections.abc import Callable
 from datetime import datetime
 from typing import TYPE_CHECKING, BinaryIO, TypeVar
 
-from coherent_volume.model import (
-    Commit,
-)
+from coherent_volume.model import Commit
 from coherent_volume.parts import VolumeParts
 from coherent_volume.paths import PathArgument
 from coherent_volume.volume_base import OpenVolume

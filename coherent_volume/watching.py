@@ -21,14 +21,10 @@ from dataclasses import dataclass
 from typing import Protocol, Self
 
 from coherent_volume import feed
-from coherent_volume.answers import (
-    FeedEntry,
-)
+from coherent_volume.answers import FeedEntry
 from coherent_volume.errors import BusyError, CoherenceError, UsageError
 from coherent_volume.globs import NEVER_MANAGED, ManagedGlobs
-from coherent_volume.model import (
-    ArtifactKey,
-)
+from coherent_volume.model import ArtifactKey
 from coherent_volume.parts import VolumeParts
 from coherent_volume.paths import shown
 from coherent_volume.reading import read

@@ -13,6 +13,7 @@ import os
 import stat
 
 from coherent_volume.errors import BusyError, CoherenceError, DamagedError
+from coherent_volume.files import Fingerprint
 from coherent_volume.model import ArtifactKey
 from fuse_mount.handles import Handle
 from fuse_mount.managed import Managed
@@ -48,7 +49,7 @@ class FencedReading(Managed):
             descriptor = os.open(node.name, _OPEN, dir_fd=self.nodes.descriptor(above))
         except OSError:
             return 0
-        if node.identity != looks[:2] or _fingerprint(os.fstat(descriptor)) != looks:
+        if node.identity != looks[:2] or Fingerprint.of(os.fstat(descriptor)) != looks:
             os.close(descriptor)
             return 0
         number = self.keep_handle(Handle(node, descriptor, flags))
@@ -93,7 +94,3 @@ class FencedReading(Managed):
         if reading is not None:
             self.fence.credit.note_read(key, reading.seen, process, reading)
         return number
-
-
-def _fingerprint(found: os.stat_result) -> tuple[int, ...]:
-    return (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)

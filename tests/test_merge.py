@@ -18,6 +18,7 @@ from coherent_volume import (
     NotObservedError,
     StaleGenerationError,
     UsageError,
+    points,
 )
 from coherent_volume.lines import lines_of, matching_blocks
 from coherent_volume.merge import (
@@ -406,6 +407,24 @@ def test_what_could_not_be_merged_was_refused_once(ten, alice, bob):
     with pytest.raises(StaleGenerationError):
         alice.write(PLAN, changed(2, word=b"mine"), on_conflict="merge")
     assert told(alice, token) == (1, 1)
+
+
+def test_commit_that_an_outside_edit_raced_is_not_told_as_refused(ten, alice, bob, monkeypatch):
+    token = alice.changes().token
+    alice.read(PLAN)
+
+    def reached(name):
+        if name == "before_install" and ten.read_bytes() == TEN:
+            ten.with_name("saved").write_bytes(changed(4))
+            ten.with_name("saved").rename(ten)
+
+    monkeypatch.setattr(points, "reached", reached)
+    with pytest.raises(ForeignEditError) as raced:
+        alice.write(PLAN, changed(7), on_conflict="merge")
+    monkeypatch.undo()
+    assert raced.value.fields["committed"] == 1
+    assert bob.read_at(PLAN, 1) == changed(7)
+    assert told(alice, token) == (0, 0)
 
 
 @pytest.mark.invariant("I6")

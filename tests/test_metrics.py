@@ -9,9 +9,7 @@ import pytest
 
 from cli.metrics import prometheus
 from coherent_volume import ConflictError, LeasedError, meters
-from coherent_volume.answers import (
-    Metric,
-)
+from coherent_volume.answers import Metric
 from coherent_volume.metrics import _NAMES, HELP
 from tests.harness.processes import until
 
