@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import threading
 from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -33,6 +34,27 @@ _SPARES_MAX = 256
 _being_staged: set[int] = set()
 """Descriptors that content is written through, of all threads of this process."""
 
+_no_fork = threading.RLock()
+"""Held over "open and enlist" and over "strike off and close", and over a fork.
+
+A fork between the two would give the child a descriptor that it does not know of.
+Reentrant, for a signal handler that commits. Nothing else is taken under it.
+"""
+
+
+def _enlisted(name: str, flags: int, mode: int, directory: int) -> int:
+    """Open a staged file for writing; `_dismiss` closes it."""
+    with _no_fork:
+        descriptor = os.open(name, flags | os.O_CLOEXEC, mode, dir_fd=directory)
+        _being_staged.add(descriptor)
+    return descriptor
+
+
+def _dismiss(descriptor: int) -> None:
+    with _no_fork:
+        _being_staged.discard(descriptor)
+        os.close(descriptor)
+
 
 def _after_fork_in_child() -> None:
     # What is staged becomes the visible file: a writable descriptor of it that a
@@ -41,9 +63,14 @@ def _after_fork_in_child() -> None:
         with contextlib.suppress(OSError):
             os.close(descriptor)
     _being_staged.clear()
+    _no_fork.release()
 
 
-os.register_at_fork(after_in_child=_after_fork_in_child)
+os.register_at_fork(
+    before=_no_fork.acquire,
+    after_in_parent=_no_fork.release,
+    after_in_child=_after_fork_in_child,
+)
 
 
 @dataclass(slots=True)
@@ -103,7 +130,6 @@ class Staging(Keeping):
         if the volume is durable. Raises OSError; nothing is left behind then.
         """
         name, descriptor = self._new_stage(attributes)
-        _being_staged.add(descriptor)
         try:
             self._mark(descriptor, key, generation)
             if isinstance(content, bytes):
@@ -136,8 +162,7 @@ class Staging(Keeping):
             self.discard(name)
             raise
         finally:
-            _being_staged.discard(descriptor)
-            os.close(descriptor)
+            _dismiss(descriptor)
 
     def _new_stage(self, attributes: Attributes | None) -> tuple[str, int]:
         """An empty staged file of ours: a spare one, or a new one."""
@@ -148,8 +173,7 @@ class Staging(Keeping):
                 return name, descriptor
         name = self.next_name()
         mode = 0o666 if attributes is None else attributes.mode
-        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-        return name, os.open(name, flags, mode, dir_fd=self.staging)
+        return name, _enlisted(name, os.O_RDWR | os.O_CREAT | os.O_EXCL, mode, self.staging)
 
     def _reuse(self, name: str, expected: Looks) -> int:
         """Open a spare inode that nobody else has open; -1 if it is of no use.
@@ -159,7 +183,7 @@ class Staging(Keeping):
         """
         descriptor = -1
         try:
-            descriptor = os.open(name, os.O_RDWR | os.O_CLOEXEC, dir_fd=self.staging)
+            descriptor = _enlisted(name, os.O_RDWR, 0, self.staging)
             if sole_opener(descriptor) and looks(os.fstat(descriptor)) == expected:
                 for attribute in os.listxattr(descriptor):
                     os.removexattr(descriptor, attribute)
@@ -171,7 +195,7 @@ class Staging(Keeping):
         except OSError:
             pass  # it is only a spare
         if descriptor >= 0:
-            os.close(descriptor)
+            _dismiss(descriptor)
         self.discard(name)
         return -1
 
