@@ -18,11 +18,13 @@ from pathlib import Path
 
 from benchmarks.ours import CoherentVolume
 from benchmarks.settings import Context
+from coherent_volume.model import Durability
 from fuse_mount import mount
 
 __all__ = ["FUSEPY", "NATIVE", "Side", "sides"]
 
 NATIVE = "native"
+ARTIFACTS, DURABLE, OTHERS = "artifacts", "durable", "others"
 FUSEPY = "bare fusepy"
 _WAIT_S = 20.0
 _REPOSITORY = Path(__file__).resolve().parent.parent
@@ -30,11 +32,15 @@ _REPOSITORY = Path(__file__).resolve().parent.parent
 
 @dataclass(frozen=True)
 class Side:
-    """One directory to work in. ``fenced``: what is made there are artifacts."""
+    """One directory to work in.
+
+    ``fenced``: what is made there are artifacts; ``durable``: of a volume in power mode.
+    """
 
     name: str
     top: Path
     fenced: bool = False
+    durable: bool = False
 
 
 @contextlib.contextmanager
@@ -50,7 +56,12 @@ def sides(
     found = [Side(NATIVE, native)]
     with contextlib.ExitStack() as stack:
         where = stack.enter_context(_ours(context, fill, "kernel"))
-        found += [Side("artifacts", where / "managed", fenced=True), Side("others", where / "free")]
+        sure = stack.enter_context(_ours(context, fill, "kernel", durability="power"))
+        found += [
+            Side(ARTIFACTS, where / "managed", fenced=True),
+            Side(DURABLE, sure / "managed", fenced=True, durable=True),
+            Side(OTHERS, where / "free"),
+        ]
         commands = [(path.name, _example(path)) for path in programs]
         missing = _without_fusepy()
         if missing is None:
@@ -74,14 +85,19 @@ def sides(
 
 
 @contextlib.contextmanager
-def _ours(context: Context, fill: Callable[[Path], None], transport: str) -> Iterator[Path]:
+def _ours(
+    context: Context,
+    fill: Callable[[Path], None],
+    transport: str,
+    durability: Durability = "process",
+) -> Iterator[Path]:
     """A mount of a volume with files that are managed, and others."""
     root, where = context.fresh_directory("root"), context.fresh_directory(transport)
     for name in ("managed", "free"):
         (root / name).mkdir()
         fill(root / name)
     globs = ("managed/files/*.md", "managed/tree-*/**")
-    CoherentVolume(root, managed=globs, durability="process").close()
+    CoherentVolume(root, managed=globs, durability=durability).close()
     with mount(root, where, "benchmark", transport=transport):
         yield where
 

@@ -24,7 +24,7 @@ from pathlib import Path
 
 from benchmarks import machine
 from benchmarks.measure import Arm, Plan, Ratio, Samples, interleave
-from benchmarks.mount_arms import FUSEPY, NATIVE, Side, sides
+from benchmarks.mount_arms import ARTIFACTS, DURABLE, FUSEPY, NATIVE, OTHERS, Side, sides
 from benchmarks.settings import KIB, MIB, Context, Settings
 from benchmarks.table import show
 
@@ -32,7 +32,8 @@ FILES = 300
 TEXT = b"line of the plan\n" * 241
 LEGEND = """\
 Each figure is a ratio to the same natively: the median over alternating blocks, and the quartiles.
-artifacts: managed files, every save a commit in process mode; others: files that are not managed.
+artifacts: managed files, every save a commit in process mode; durable: in power mode, as fsync is.
+others: files that are not managed.
 bare fusepy and libfuse's examples answer from memory for a second or longer; ours asks each time.
 ~ the native side itself varied by half or more: the machine was busy, measure again.
 """
@@ -49,6 +50,8 @@ class Operation:
     fenced: bool = True
     """Also done on artifacts."""
     aim: float | None = None
+    durable: bool = False
+    """It flushes natively, so that the artifacts of a durable volume are the match."""
 
 
 # ── single operations ────────────────────────────────────────────────────────
@@ -90,6 +93,19 @@ def replace(top: Path, call: int) -> None:
     """Save one file by a temporary one and a rename."""
     _write(f"{top}/files/.tmp", os.O_CREAT | os.O_TRUNC)
     os.rename(f"{top}/files/.tmp", _file(top, call))
+
+
+def replace_durably(top: Path, call: int) -> None:
+    """Save one file by a temporary one and a rename, and flush both."""
+    temporary, target = f"{top}/files/.tmp", _file(top, call)
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+    os.write(descriptor, os.urandom(4 * KIB))
+    os.fsync(descriptor)
+    os.close(descriptor)
+    os.rename(temporary, target)
+    directory = os.open(f"{top}/files", os.O_RDONLY | os.O_DIRECTORY)
+    os.fsync(directory)
+    os.close(directory)
 
 
 def write_large(size: int, top: Path, call: int) -> None:
@@ -139,7 +155,8 @@ def operations(archive: Path, large: int) -> list[Operation]:
         Operation("open + read + close, 4 KiB", read, 200),
         Operation("create, 4 KiB", create, 20),
         Operation("overwrite in place, 4 KiB", overwrite, 20),
-        Operation("temp + rename, 4 KiB", replace, 20, aim=2.5),
+        Operation("temp + rename, 4 KiB", replace, 20),
+        Operation("temp + fsync + rename, 4 KiB", replace_durably, 20, aim=2.5, durable=True),
         Operation(f"read {large // MIB} MiB", read_large, 1, fenced=False, aim=1.3),
         Operation(f"write {large // MIB} MiB", partial(write_large, large), 1, fenced=False),
         Operation("git status", partial(program, ["git", "status"]), 2),
@@ -185,7 +202,8 @@ def measure(context: Context, operation: Operation, there: Sequence[Side], block
     arms = [
         Arm(side.name, partial(operation.act, side.top), partial(_ready, operation, side.top))
         for side in there
-        if operation.fenced or not side.fenced
+        if (operation.fenced or not side.fenced)
+        and (not side.fenced or side.durable == operation.durable)
     ]
     return interleave(arms, Plan(blocks, operation.calls, rest=0.05), context.rng)
 
@@ -222,7 +240,7 @@ def _verdicts(rows: Sequence[tuple[Operation, Samples]]) -> list[str]:
     """What was aimed at, and whether it was reached in this run."""
     found = []
     for operation, samples in rows:
-        for name in ("artifacts", "others"):
+        for name in (ARTIFACTS, DURABLE, OTHERS):
             if name not in samples.medians:
                 continue
             ours = samples.ratio(name, NATIVE).median

@@ -52,7 +52,7 @@ def parse(words: Sequence[str]) -> Call | None:
     try:
         outcome = command.main(args=list(words), prog_name=PROGRAM, standalone_mode=False)
     except _UsageError as error:
-        raise _wrong_usage(error) from error
+        raise _wrong_usage(error, words) from error
     if isinstance(outcome, Call):
         return outcome
     if outcome:
@@ -61,6 +61,27 @@ def parse(words: Sequence[str]) -> Call | None:
     return None
 
 
-def _wrong_usage(error: Any) -> CommandLineError:
+_ELSEWHERE_CALLED = {
+    "cat": "read",
+    "delete": "rm",
+    "history": "log",
+    "move": "mv",
+    "observe": "read",
+    "remove": "rm",
+    "rename": "mv",
+    "umount": "unmount",
+}
+"""What other tools, and the library, call a verb."""
+
+
+def _wrong_usage(error: Any, words: Sequence[str]) -> CommandLineError:
     where = error.ctx.command_path if error.ctx is not None else PROGRAM
+    first = words[0] if words else ""
+    meant = _ELSEWHERE_CALLED.get(first)
+    if meant is not None:
+        return CommandLineError(f"No such command '{first}'.", f"Try: {PROGRAM} {meant} --help")
+    if first.partition("=")[0] in ("--root", "--as", "--json"):
+        return CommandLineError(
+            f"{first} belongs after the verb.", f"For example: {PROGRAM} status {first} ..."
+        )
     return CommandLineError(error.format_message(), f"Try: {where} --help")

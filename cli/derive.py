@@ -56,12 +56,20 @@ class CommandError(Exception):
         }
 
 
-def update(common: Common, path: str, command: list[str]) -> Reply:
+def update(common: Common, path: str, command: list[str], allow_empty: bool) -> Reply:
     """Commit what *command* makes of the head; on conflict run it on the new head."""
     where = below_root(path)
 
     def derive(content: bytes) -> bytes:
-        return run_command(path, command, input=content, stdout=subprocess.PIPE)
+        made = run_command(path, command, input=content, stdout=subprocess.PIPE)
+        if content and not made and not allow_empty:
+            raise UsageError(
+                f"the command {printable(command[0])} printed nothing; nothing was written",
+                path=path,
+                advice="A filter prints the new content. If the file should be empty, say"
+                " --allow-empty; a command that edits a file in place goes with: coherent edit",
+            )
+        return made
 
     with told_to_end(), opened(common) as place:
         return render.commit(place.volume.update(where, derive, retries=_RETRIES, renew=False))
@@ -142,9 +150,10 @@ def _edited(path: str, copy: str) -> bytes:
     try:
         with open(copy, "rb") as file:
             return file.read()
-    except FileNotFoundError:
+    except (FileNotFoundError, IsADirectoryError) as error:
+        what = "removed" if isinstance(error, FileNotFoundError) else "made a directory of"
         raise UsageError(
-            "the command removed its copy; nothing was written",
+            f"the command {what} its copy; nothing was written",
             path=path,
             advice="The command must leave the new content in the file it was given.",
         ) from None

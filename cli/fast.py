@@ -36,6 +36,7 @@ _FROM = {"--from": ("source", None)}
 _BASE = {"--base": ("base", None), "--overwrite": ("overwrite", False)}
 _MERGE = {"--merge": ("merge", False)}
 _RETRIES = {"--retries": ("retries", 0)}
+_EMPTY = {"--allow-empty": ("allow_empty", False)}
 _ENTRIES = {"-n": ("limit", None), "--limit": ("limit", None)}
 _OBSERVE = {"--observe": ("observe", False)}
 _LIMIT = {"-n": ("limit", 50), "--limit": ("limit", 50)}
@@ -47,7 +48,7 @@ FORMS = {
     "append": Form(("path",), options=_FROM),
     "rm": Form(("path",), options=_BASE),
     "mv": Form(("source", "target")),
-    "update": Form(("path",), command="command"),
+    "update": Form(("path",), command="command", options=_EMPTY),
     "edit": Form(("path",), command="command"),
     "transaction": Form(many="paths", command="command", options=_RETRIES),
     "blame": Form(("path",)),
@@ -61,7 +62,7 @@ FORMS = {
     "since": Form(optional="token", options=_ENTRIES),
     "run": Form(command="command", options={"--errno": ("errno", "EACCES"), **_OBSERVE}),
 }
-_FLAGS = frozenset({"json", "merge", "observe", "overwrite"})
+_FLAGS = frozenset({"allow_empty", "json", "merge", "observe", "overwrite"})
 _NUMBERS = {"base": 0, "limit": 1, "retries": 0}  # and the least that each may be
 
 

@@ -148,6 +148,9 @@ def mv(
 def update(
     path: PathArgument,
     command: CommandArgument,
+    allow_empty: Annotated[
+        bool, typer.Option("--allow-empty", help="Let a command that prints nothing empty it.")
+    ] = False,
     json: JsonOption = False,
     root: RootOption = None,
     session: SessionOption = None,
@@ -157,7 +160,8 @@ def update(
     CMD reads the content on standard input and prints the new content. If it
     fails nothing is written, and its status is passed on.
     """
-    return Call("update", {"path": path, "command": command}, Common(json, root, session))
+    arguments = {"path": path, "command": command, "allow_empty": allow_empty}
+    return Call("update", arguments, Common(json, root, session))
 
 
 @verb(

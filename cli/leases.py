@@ -68,12 +68,24 @@ def _granted(found: LeaseStatus) -> Reply:
 def _held(
     place: Place, path: str, where: str, command: list[str], ttl: float, wait: float
 ) -> Reply:
-    with place.volume.lease(where, ttl, wait) as granted, _renewed(granted, ttl) as lost:
-        status = _run(place, path, command)
+    with place.volume.lease(where, ttl, wait) as granted:
+        with _renewed(granted, ttl) as lost:
+            status = _run(place, path, command)
+        if not lost:
+            _renew(granted, ttl, lost)  # was it ours up to the end?
     for reason in lost:
         warn(f"{printable(path)}: the lease was lost while the command ran: {reason}")
     fields = {"path": granted.path, "session": granted.session, "epoch": granted.epoch}
     return Reply({**fields, "lost": bool(lost), "exit_code": status}, str, status)
+
+
+def _renew(granted: Lease, ttl: float, lost: list[str]) -> None:
+    try:
+        granted.renew(ttl)
+    except FencedError as error:
+        lost.append(error.message)
+    except CoherenceError:
+        pass  # busy: there is time for two more tries
 
 
 @contextmanager
@@ -83,14 +95,8 @@ def _renewed(granted: Lease, ttl: float) -> Iterator[list[str]]:
     over = threading.Event()
 
     def renew() -> None:
-        while not over.wait(ttl / 3):
-            try:
-                granted.renew(ttl)
-            except FencedError as error:
-                lost.append(error.message)
-                return
-            except CoherenceError:
-                continue  # busy: there is time for two more tries
+        while not lost and not over.wait(ttl / 3):
+            _renew(granted, ttl, lost)
 
     thread = threading.Thread(target=renew, name="coherent-lease", daemon=True)
     thread.start()

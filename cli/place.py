@@ -12,10 +12,10 @@ from typing import NamedTuple
 
 from cli.call import Common
 from coherent_volume import CoherentVolume
-from coherent_volume.errors import NotPermittedError, UsageError
+from coherent_volume.errors import NotObservedError, NotPermittedError, UsageError
 from coherent_volume.layout import mounted_session
 from coherent_volume.model import SessionInfo
-from coherent_volume.session import resolve_shell_session
+from coherent_volume.session import GUESSED, resolve_shell_session
 
 __all__ = [
     "SIDECAR",
@@ -28,6 +28,10 @@ __all__ = [
 ]
 
 SIDECAR = ".coherence"
+_ONE_SESSION = (
+    "Each shell and each subshell is a session of its own; to be one session in several:"
+    " export COHERENT_SESSION=NAME, or --as NAME."
+)
 
 
 class Place(NamedTuple):
@@ -44,7 +48,12 @@ def opened(common: Common) -> Iterator[Place]:
     session = session_of(common, root)
     name = session.name if session.kind == "named" else None
     with CoherentVolume(root, session=name) as volume:
-        yield Place(volume, session)
+        try:
+            yield Place(volume, session)
+        except NotObservedError as error:
+            if session.rule.startswith(GUESSED):
+                error.advice += f"\n{_ONE_SESSION}"
+            raise
 
 
 def volume_root(common: Common) -> str:

@@ -86,16 +86,20 @@ def _refused(value: VolumeStatus) -> str:
     )
 
 
-def why(path: str, value: ConflictReport | None) -> Reply:
-    """The report about a refusal; plain words when there was none."""
+def why(path: str, value: ConflictReport | None, *, over: bool) -> Reply:
+    """The report about a refusal; plain words when there was none.
+
+    It is *over* when the session has seen what is current since.
+    """
 
     def text() -> str:
         if value is None:
             said = "nothing of yours was refused, and nothing that you read is stale"
             return f"{printable(path)}: {said}\n"
-        return f"{plain(value.text())}\n"
+        past = "You have seen what is current since: a write now is not refused for this.\n"
+        return f"{plain(value.text())}\n{past if over else ''}"
 
-    return Reply({"report": None if value is None else value.as_dict()}, text)
+    return Reply({"report": None if value is None else value.as_dict(), "over": over}, text)
 
 
 def log(entries: Sequence[LogEntry]) -> Reply:

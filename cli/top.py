@@ -91,8 +91,11 @@ def _frame(volume: CoherentVolume) -> RenderableType:
         _hot(recent),
     ]
     if status.leases:
-        rows = [(each.path, each.session, each.since, each.until) for each in status.leases]
-        parts.append(_table(("LEASE", "SESSION", "SINCE", "UNTIL"), rows))
+        rows = [
+            (each.path, each.session, _clock(each.since), _clock(each.until))
+            for each in status.leases
+        ]
+        parts.append(_table(("LEASE", "SESSION", "SINCE (UTC)", "UNTIL (UTC)"), rows))
     if status.unsettled:
         parts.append(_table(("UNSETTLED",), [(path,) for path in status.unsettled]))
     return Group(*parts)
@@ -115,12 +118,12 @@ def _sessions(status: VolumeStatus) -> Table:
     leased = Counter(each.session for each in status.leases)
     order = sorted(status.sessions, key=lambda s: (not s.alive, s.last_seen, s.name))
     return _table(
-        ("SESSION", "ALIVE", "LAST COMMIT", "COMMITS", "S", "I", "E/M"),
+        ("SESSION", "ALIVE", "LAST COMMIT (UTC)", "COMMITS", "S", "I", "E/M"),
         [
             (
                 each.name,
                 "yes" if each.alive else "no",
-                each.last_seen,
+                _clock(each.last_seen),
                 str(each.commits),
                 str(each.observed - each.behind),
                 str(each.behind),
@@ -152,6 +155,12 @@ def _table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
         # Text, not str: a name must not be read as rich's own markup.
         made.add_row(*(Text(printable(cell)) for cell in row))
     return made
+
+
+def _clock(at: str) -> str:
+    """The time of a moment of today, the date of any other: short, for a narrow screen."""
+    today = datetime.now(UTC).date().isoformat()
+    return at[11:19] if at.startswith(today) else at[:10]
 
 
 def _age(at: str) -> float:

@@ -10,7 +10,12 @@ from cli import render, reports
 from cli.call import Common, Reply
 from cli.place import below_root, opened, session_of, volume_root
 from cli.tables import progress
-from coherent_volume import DamagedError, SchemaVersionError, rebuild_sidecar
+from coherent_volume import (
+    DamagedError,
+    NotFoundError,
+    SchemaVersionError,
+    rebuild_sidecar,
+)
 from coherent_volume.answers import (
     CheckFinding,
     CheckReport,
@@ -33,7 +38,9 @@ def why(common: Common, path: str) -> Reply:
     """Why this session was refused last, or would be."""
     where = below_root(path)
     with opened(common) as place:
-        return reports.why(path, place.volume.why(where))
+        report = place.volume.why(where)
+        over = report is not None and place.volume.state(where) != "I"
+        return reports.why(path, report, over=over)
 
 
 def status(common: Common) -> Reply:
@@ -47,7 +54,10 @@ def log(common: Common, path: str | None, limit: int) -> Reply:
     """The commits, newest first."""
     where = None if path is None else below_root(path)
     with opened(common) as place:
-        return reports.log(place.volume.log(where, limit=limit))
+        entries = place.volume.log(where, limit=limit)
+        if where is not None and not entries and not os.path.lexists(where):
+            raise NotFoundError("no such artifact, and it has no history", path=path)
+        return reports.log(entries)
 
 
 def session(common: Common) -> Reply:

@@ -183,7 +183,9 @@ def _check_leftovers(parts: VolumeParts, *, repair: bool) -> list[CheckFinding]:
         collect_orphans(parts)
         finish(parts, now_ns())
     after = set(os.listdir(parts.staging.staging)) | set(os.listdir(parts.staging.objects))
-    in_use = parts.sidecar.objects()
+    # What an install record names waits for its turn, as after every commit.
+    waiting = {record.stage for _, record in parts.sidecar.all_installs()}
+    in_use = parts.sidecar.objects() | waiting
     alive = {str(entry["token"]) for entry in presences(parts.directory) if entry["alive"]}
     alive.add(parts.staging.token)
     return [

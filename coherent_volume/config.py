@@ -8,6 +8,8 @@ with nobody told. Touches no disk; the layout module reads and writes the file.
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple, cast, get_args
 
 from coherent_volume.errors import ConfigurationError
@@ -154,11 +156,36 @@ def checked(managed: Any, durability: Any, retention: Retention | None = None) -
             "managed must be a list of at least one glob",
             advice='For example: managed = ["plans/**", "*.md"]',
         )
+    _refuse_hopeless(managed)
     if durability not in get_args(Durability):
         raise ConfigurationError(
             f"durability must be one of {', '.join(get_args(Durability))}, not {durability!r}"
         )
     return Config(tuple(managed), cast("Durability", durability), retention or Retention())
+
+
+def _refuse_hopeless(globs: Sequence[str]) -> None:
+    """Refuse what can match nothing: the files would be unprotected with nobody told."""
+    for glob in globs:
+        body = re.sub(r"\\.", "", glob.strip().removeprefix("!"))
+        why = ""
+        if body.startswith("#"):
+            why = "a line that begins with # is a comment (\\# means the character)"
+        elif ".." in body.split("/"):
+            why = "it leads out of the root; globs are relative to the root"
+        elif not body.strip("/") and body == glob.strip().removeprefix("!"):
+            why = "it names no file; all files are **"
+        elif re.search(r"\{[^{}/]*,[^{}]*\}", body):
+            why = "braces mean nothing in it; write one glob for each alternative"
+        elif "[" in re.sub(r"\[[!^]?\]?[^\]]*\]", "", body):
+            why = "its [ is never closed (\\[ means the character)"
+        if why:
+            raise ConfigurationError(f"the glob {glob!r} can match nothing: {why}")
+    if all(glob.lstrip().startswith("!") for glob in globs):
+        raise ConfigurationError(
+            "the globs only exclude",
+            advice='Put first what is managed, for example: managed = ["**", "!build/**"]',
+        )
 
 
 def render(config: Config) -> str:

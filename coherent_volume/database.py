@@ -343,8 +343,11 @@ def typed_error(
         return NotPermittedError(text)
     if code == sqlite3.SQLITE_IOERR_SHORT_READ:
         return DamagedError(f"the sidecar is damaged: {error}")
-    if primary == sqlite3.SQLITE_FULL:
-        return StorageError(text, step=step, errno=errno.ENOSPC)
+    # SQLite cannot make its shared index larger: on a full disk the first of all.
+    if primary == sqlite3.SQLITE_FULL or code == sqlite3.SQLITE_IOERR_SHMSIZE:
+        return StorageError(
+            f"could not {step}: no space left on device", step=step, errno=errno.ENOSPC
+        )
     if isinstance(error, sqlite3.OperationalError):
         return StorageError(text, step=step, errno=None)
     return DamagedError(f"the sidecar contradicts itself: {error}")

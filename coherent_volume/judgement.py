@@ -145,6 +145,16 @@ def judge_seen(parts: VolumeParts, base: SeenRow, head: Head) -> None:
 
 def _stale(parts: VolumeParts, base: SeenRow, head: Head) -> ConflictError:
     author = _author(parts, head)
+    if base.generation > head.generation:
+        return StaleGenerationError(
+            f"generation {base.generation}, named as the base, was never made:"
+            f" current is {head.generation}",
+            path=shown(head.key),
+            base=base.generation,
+            current=head.generation,
+            advice=_next_step(head) if head.exists else "Nothing is there: write without a base.",
+            by=author,
+        )
     if head.row is None or author == OUTSIDE:
         kind: type[ConflictError] = ForeignEditError
         what = "edited" if head.exists else "deleted"

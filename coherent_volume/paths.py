@@ -78,6 +78,9 @@ class Root:
             raw = os.fsencode(path)
         except UnicodeEncodeError:
             raise UsageError("the path cannot be encoded as a file name") from None
+        except TypeError:
+            kind = type(path).__name__
+            raise UsageError(f"a path is a str, bytes or PathLike, not {kind}") from None
         if _PLAIN(raw):
             return ArtifactKey(raw)
         if b"\0" in raw:

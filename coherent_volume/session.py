@@ -30,6 +30,8 @@ from coherent_volume.sidecar import Sidecar
 __all__ = ["Session", "library_session", "presences", "resolve_shell_session"]
 
 VARIABLE = "COHERENT_SESSION"
+GUESSED = "parent process"
+"""How the rule begins of a session that nobody named: each shell is one of its own."""
 
 # Each of these holds the id of one conversation of an agent harness, and is set
 # for the commands that the agent runs.
@@ -44,8 +46,8 @@ _NAME_MAX = 200
 _UNRECORDED_BYTES_MAX = 32 << 20
 
 
-def _named(name: str, rule: str) -> SessionInfo:
-    if not name.strip() or len(name) > _NAME_MAX or "\0" in name:
+def _named(name: object, rule: str) -> SessionInfo:
+    if not isinstance(name, str) or not name.strip() or len(name) > _NAME_MAX or "\0" in name:
         raise UsageError(f"a session name has 1 to {_NAME_MAX} characters, none of them NUL")
     if name == "outside":
         raise UsageError('"outside" is what foreign edits are called; choose another name')
@@ -99,7 +101,7 @@ def resolve_shell_session(explicit: str | None, sidecar_directory: str) -> Sessi
     parent = process_identity(os.getppid())
     if parent is None:
         return _process_session()
-    return _named(f"parent-{parent.pid}-{parent.started}", f"parent process {parent.pid}")
+    return _named(f"parent-{parent.pid}-{parent.started}", f"{GUESSED} {parent.pid}")
 
 
 class Unrecorded:

@@ -100,6 +100,8 @@ def reacquire(parts: VolumeParts, keys: list[ArtifactKey] | None) -> list[str]:
     for key in sorted(seen) if keys is None else keys:
         try:
             reading = read(parts, key)
+            if key not in seen:
+                _refuse_absent(key, reading)
             if reading.seen != seen.get(key):
                 record(parts, key, reading)
                 stale.append(shown(key))

@@ -18,7 +18,7 @@ import time
 from collections import deque
 from typing import NamedTuple
 
-from coherent_volume.errors import CoherenceError
+from coherent_volume.errors import CoherenceError, UnavailableError
 from coherent_volume.gating import remember_all
 from coherent_volume.locks import GATE_WAIT_S
 from coherent_volume.model import ArtifactKey
@@ -210,22 +210,26 @@ class Credit:
         while self._unwritten:
             count = min(len(self._unwritten), _AT_ONCE)
             batch = [self._unwritten.popleft() for _ in range(count)]
-            if not self._written(batch) and count > 1:
+            error = self._write(batch)
+            if error is not None and _may_pass(error):
+                # Nothing is lost by the delay: here they count all the same.
+                self._unwritten.extendleft(reversed(batch))
+                return
+            if error is not None and count > 1:
                 for each in batch:  # one of them stands in the way of all
-                    self._written([each])
+                    self._write([each])
 
-    def _written(self, batch: list[tuple[ArtifactKey, _Read]]) -> bool:
-        """Write views down together; False: none was."""
+    def _write(self, batch: list[tuple[ArtifactKey, _Read]]) -> Exception | None:
+        """Write views down together; why none of them was, if so."""
         try:
             views = [view for key, each in batch if (view := self._view(key, each))]
             with self._parts.gate.held(GATE_WAIT_S):
                 self._parts.sidecar.database.verify()
                 remember_all(self._parts, [view for view in views if self._is_news(view)])
         except (CoherenceError, OSError) as error:
-            # In this process they count all the same.
             _log.info("%d views could not be written down: %s", len(batch), error)
-            return False
-        return True
+            return error
+        return None
 
     def _is_news(self, view: ViewRow) -> bool:
         """Under the gate: whether no process of the session has seen anything later."""
@@ -244,6 +248,11 @@ class Credit:
         if reading is None:
             return ViewRow(key, each.seen, None, 0)
         return ViewRow(key, each.seen, reading.data, reading.size)
+
+
+def _may_pass(error: Exception) -> bool:
+    """Whether the same may succeed in a moment: the gate is busy, the disk is full."""
+    return isinstance(error, UnavailableError | OSError)
 
 
 def _age(seen: SeenRow) -> tuple[int, int]:

@@ -26,7 +26,7 @@ from coherent_volume.errors import (
     UsageError,
     from_os_error,
 )
-from coherent_volume.layout import find_root
+from coherent_volume.layout import find_root, mounted_session
 from coherent_volume.locks import is_present
 from coherent_volume.session import library_session
 from fuse_mount import system
@@ -111,6 +111,7 @@ def mount(
     with CoherentVolume(root, session=session) as volume:  # every reason not to, told here
         real = volume.root
     clean_up(real)
+    _refuse_inside_run(os.path.realpath(root), real, where)
     _check_mountpoint(where, real)
     settings = Settings(real, session, where, real, refused_errno, observe, reflex_s=reflex_s)
     if transport != "fusepy":
@@ -145,11 +146,22 @@ def _mounted_by_library(settings: Settings) -> Mount:
     return Mount(settings.mountpoint, server, kept, "fusepy")
 
 
+def _refuse_inside_run(root: str, real: str, where: str) -> None:
+    """The name space of a run ends with its command: nobody could unmount there."""
+    if mounted_session(root) is None:
+        return
+    if any(each["private"] and each["mountpoint"] == root for _, each in _entries(real)):
+        raise UsageError(
+            "inside coherent run nothing else is mounted",
+            path=where,
+            advice="Mount it from a shell that is not inside of coherent run.",
+        )
+
+
 def _check_mountpoint(where: str, real: str) -> None:
     if not os.path.isdir(where):
-        raise UsageError(
-            "the mount point is no directory", path=where, advice=f"Make it: mkdir {where}"
-        )
+        advice = "Name a directory." if os.path.lexists(where) else f"Make it: mkdir {where}"
+        raise UsageError("the mount point is no directory", path=where, advice=advice)
     if where == real or where.startswith(real + "/"):
         raise UsageError(
             "the mount point lies inside the volume",

@@ -75,13 +75,18 @@ class Change(NamedTuple):
 
 
 def drop_bits(file: int | bytes) -> None:
-    """Take set-user-id and set-group-id from a file (a path or an open one)."""
+    """Take set-user-id and set-group-id from a file (a path or an open one).
+
+    Where that is not permitted the system does it itself: it is asked only by a
+    server that is no root, whose writes take the bits away as anybody's do.
+    """
     mode = os.stat(file).st_mode
     wanted = mode & ~stat.S_ISUID
     if mode & stat.S_IXGRP:
         wanted &= ~stat.S_ISGID
     if wanted != mode:
-        os.chmod(file, stat.S_IMODE(wanted))
+        with contextlib.suppress(PermissionError):
+            os.chmod(file, stat.S_IMODE(wanted))
 
 
 def attr_of(found: os.stat_result) -> Attr:

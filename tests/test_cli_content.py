@@ -106,6 +106,17 @@ def test_a_base_beyond_every_number_is_an_error_and_no_crash(alice):
         assert "internal error" not in done.err
 
 
+def test_a_base_that_was_never_made_is_called_so_and_the_content_is_kept(alice, root):
+    for path, current in ((PLAN, 0), ("plans/new.md", 0)):
+        done = alice("write", path, "--base", "17", "--json", input="x\n")
+        assert done.code == 75
+        told = done.json()
+        assert told["message"] == (
+            f"generation 17, named as the base, was never made: current is {current}"
+        )
+        assert (root / told["kept"]).read_bytes() == b"x\n"
+
+
 def test_overwrite_replaces_content_unseen(alice, root):
     alice.ok("write", PLAN, "--overwrite", input="mine\n")
     assert (root / PLAN).read_bytes() == b"mine\n"

@@ -244,6 +244,24 @@ def test_edit_that_removed_its_copy_deletes_nothing(alice, root, tmp_path):
     assert copies(tmp_path) == []
 
 
+def test_edit_that_made_a_directory_of_its_copy_changes_nothing(alice, root):
+    done = alice("edit", PLAN, "--", "sh", "-c", 'rm "$1" && mkdir "$1"', "sh")
+    assert done.code == 2
+    assert "the command made a directory of its copy; nothing was written" in done.err
+    assert (root / PLAN).read_bytes() == b"first\n"
+
+
+def test_a_filter_that_prints_nothing_empties_a_file_only_when_that_was_said(alice, root):
+    done = alice("update", PLAN, "--", "true")
+    assert done.code == 2
+    assert "the command true printed nothing; nothing was written" in done.err
+    assert "--allow-empty" in done.err
+    assert (root / PLAN).read_bytes() == b"first\n"
+    alice.ok("update", PLAN, "--allow-empty", "--", "true")
+    assert (root / PLAN).read_bytes() == b""
+    alice.ok("update", PLAN, "--", "true")  # nothing is lost by it
+
+
 def test_an_editor_that_stays_open_does_not_hold_up_peers(alice, bob, root, tmp_path):
     go = tmp_path / "go"
     os.mkfifo(go)

@@ -162,6 +162,13 @@ def test_every_refusal_has_a_path_a_reason_and_the_next_step(alice, bob):
     assert third.startswith("Your content is kept in .coherence/refused/plan.md.alice.g0.")
 
 
+def test_a_shell_that_nobody_named_is_told_how_to_be_one_session(alice, bob):
+    bob.ok("create", "plans/other.md", input="bob's\n")
+    hint = "Each shell and each subshell is a session of its own"
+    assert hint in Command(alice.where)("write", "plans/other.md", input="x\n").err
+    assert hint not in alice("write", "plans/other.md", input="x\n").err
+
+
 def test_a_file_that_is_held_open_for_writing_is_busy_and_names_the_holder(alice, root):
     alice.ok("read", PLAN)
     with (root / PLAN).open("r+b"):

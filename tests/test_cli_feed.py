@@ -224,6 +224,23 @@ def test_lease_that_was_lost_is_told_and_the_status_stays_that_of_the_command(
     assert b"the lease was lost while the command ran" in err
 
 
+def test_lease_that_was_lost_is_told_though_no_renewal_was_due(root, alice, bob, started):
+    popen = alice.start(
+        *("lease", PLAN, "--json", "--"),
+        *(sys.executable, "-c", "print('in', flush=True); input()"),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    started(popen)
+    assert popen.stdout.readline() == b"in\n"
+    bob.ok("lease", PLAN, "--break")
+    out, err = popen.communicate(b"\n")
+    assert popen.returncode == 0
+    assert json.loads(out)["lost"] is True
+    assert b"the lease was lost while the command ran" in err
+
+
 def test_lease_of_a_name_is_granted_extended_refused_and_released(alice, bob):
     granted = alice.ok("lease", PLAN, "--ttl", "60", "--json").json()
     assert granted["session"] == "alice"

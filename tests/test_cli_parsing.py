@@ -191,6 +191,19 @@ def test_a_misspelt_verb_is_met_with_the_right_one(tmp_path):
     assert "'read'" in done.err
 
 
+@pytest.mark.parametrize(("said", "meant"), [("rename", "mv"), ("delete", "rm"), ("cat", "read")])
+def test_a_verb_of_another_tool_is_met_with_ours(tmp_path, said, meant):
+    done = Command(tmp_path)(said, "a")
+    assert done.code == 2
+    assert done.err == f"coherent: No such command '{said}'.\nTry: coherent {meant} --help\n"
+
+
+def test_an_option_before_the_verb_is_shown_its_place(tmp_path):
+    done = Command(tmp_path)("--root", ".", "status")
+    assert done.code == 2
+    assert "--root belongs after the verb" in done.err
+
+
 def test_what_a_peer_smuggled_into_an_argument_reaches_no_terminal(tmp_path):
     done = Command(tmp_path)("--\x1b[31mred")
     assert done.code == 2

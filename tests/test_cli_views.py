@@ -24,6 +24,29 @@ def bob(alice):
     return Command(alice.where, "bob")
 
 
+# ── nothing there ────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("verb", ["log", "reacquire"])
+def test_what_never_was_has_neither_a_history_nor_a_view(alice, verb):
+    done = alice(verb, "plans/never.md")
+    assert done.code == 66
+    assert done.err.startswith("coherent: plans/never.md: no such artifact")
+
+
+def test_what_a_peer_deleted_is_reacquired_as_gone(alice, bob):
+    alice.ok("read", PLAN)
+    bob.ok("read", PLAN)
+    bob.ok("rm", PLAN)
+    assert alice.ok("reacquire", PLAN, "--json").json()["reacquired"] == [PLAN]
+
+
+def test_check_of_a_volume_at_rest_finds_nothing(alice):
+    alice.ok("read", PLAN)
+    alice.ok("write", PLAN, input="second\n")
+    assert alice.ok("check").text == "artifacts 1, generations 2: sound\n"
+
+
 # ── init ─────────────────────────────────────────────────────────────────────
 
 

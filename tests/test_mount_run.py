@@ -144,6 +144,14 @@ def test_the_command_line_inside_acts_on_the_same_volume_as_the_same_session(roo
     assert (root / "plans" / "plan.md").read_bytes() == b"by the command\n"
 
 
+def test_a_mount_inside_a_run_is_refused_for_nobody_could_end_it(root, bob, tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    coherent = " ".join(COHERENT)
+    done = run(root, "alice", f"{coherent} mount {tmp_path / 'elsewhere'} --as carol")
+    assert done.returncode == 2, done
+    assert "inside coherent run nothing else is mounted" in done.stderr
+
+
 def test_a_run_inside_a_run_is_a_session_of_its_own(root, bob):
     inner = " ".join(COHERENT)
     done = run(

@@ -14,6 +14,7 @@ import time
 import pytest
 from harness.mounted import mounts_of, needs_fuse
 
+from coherent_volume import NotObservedError
 from coherent_volume.model import ArtifactKey
 from fuse_mount import credit
 from fuse_mount.fence import Fence, Options, seen_of
@@ -246,6 +247,21 @@ def test_a_view_is_not_written_down_over_a_later_one_of_the_session(bob, volume)
     here.ripen()
     here.write_down()
     assert later.write("plans/plan.md", b"on top of what alice made\n").generation == 3
+
+
+def test_a_view_that_could_not_be_written_down_is_once_it_can(bob, volume, monkeypatch):
+    monkeypatch.setattr(credit, "GATE_WAIT_S", 0.05)
+    key = ArtifactKey(b"plans/plan.md")
+    mounted, later = volume("alice"), volume("alice")
+    here = credit.Credit(mounted._open_parts(), 0.0)
+    here.note_read(key, seen_of(bob.write("plans/plan.md", OLD, overwrite=True)), 1, None)
+    here.ripen()
+    with bob._open_parts().gate.held(1):
+        here.write_down()
+    with pytest.raises(NotObservedError):
+        later.write("plans/plan.md", NEW)
+    here.write_down()
+    assert later.write("plans/plan.md", NEW).generation == 2
 
 
 @pytest.mark.parametrize("known", [False, True])

@@ -354,7 +354,7 @@ def test_why_says_the_same_in_another_process_and_twice(root, stale):
     assert why.out == Command(root, "alice").ok("why", PLAN).out
     assert why.text == said.text() + "\n"
     told = Command(root, "alice").ok("why", PLAN, "--json").json()
-    assert told == {"ok": True, "report": json.loads(json.dumps(said.as_dict()))}
+    assert told == {"ok": True, "over": False, "report": json.loads(json.dumps(said.as_dict()))}
 
 
 def test_why_is_about_this_session_only(root, stale, bob):
@@ -362,7 +362,22 @@ def test_why_is_about_this_session_only(root, stale, bob):
     assert bob.why(PLAN) is None
     told = Command(root, "bob").ok("why", PLAN)
     assert told.text.startswith(f"{PLAN}: nothing of yours was refused")
-    assert Command(root, "bob").ok("why", PLAN, "--json").json() == {"ok": True, "report": None}
+    assert Command(root, "bob").ok("why", PLAN, "--json").json() == {
+        "ok": True,
+        "over": False,
+        "report": None,
+    }
+
+
+def test_why_says_that_a_refusal_is_over_once_the_session_saw_what_is_current(root, stale):
+    with pytest.raises(ConflictError):
+        stale.write(PLAN, "again\n")
+    alice = Command(root, "alice")
+    assert alice.ok("why", PLAN, "--json").json()["over"] is False
+    alice.ok("read", PLAN)
+    assert alice.ok("why", PLAN, "--json").json()["over"] is True
+    last = alice.ok("why", PLAN).text.splitlines()[-1]
+    assert last == "You have seen what is current since: a write now is not refused for this."
 
 
 def test_why_explains_a_stale_view_that_was_not_refused_yet(root, stale):

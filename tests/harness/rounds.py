@@ -44,6 +44,10 @@ class Plan:
     edits: bool = True
     kills: bool = True
     durability: str = "power"
+    calm: tuple[float, float] = (0.05, 0.25)
+    """Seconds between two kills, at least and at most."""
+    mortality: float = 0.0005
+    """The chance to die at a named point of the protocol."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -148,7 +152,7 @@ class _Crew:
             root=self.root,
             session=f"agent{number}" if number % 2 else None,
             edits=self.plan.edits,
-            mortality=0.0005 if self.plan.kills else 0.0,
+            mortality=self.plan.mortality if self.plan.kills else 0.0,
             **common,
         )
 
@@ -160,9 +164,9 @@ class _Crew:
         end = time.monotonic() + self.plan.seconds
         kills = 0
         while time.monotonic() < end:
-            time.sleep(self.rng.uniform(0.05, 0.25))
+            time.sleep(self.rng.uniform(*self.plan.calm))
+            kills += self._replace_the_dead(running, end)
             number = self.rng.randrange(len(self.doors))
-            # One that died at a named point is replaced like one that was shot.
             if self.plan.kills and running[number].said("ready"):
                 if self.doors[number] == "mount":
                     self._lose_the_server()
@@ -178,6 +182,13 @@ class _Crew:
             status = worker.popen.wait(60)
             assert status in (0, -signal.SIGKILL), worker.complaint()
         return kills
+
+    def _replace_the_dead(self, running: list[Worker], end: float) -> int:
+        """Those that died at a named point; how many."""
+        dead = [n for n, worker in enumerate(running) if worker.popen.poll() == -signal.SIGKILL]
+        for number in dead:
+            running[number] = self.start(number, max(0.2, end - time.monotonic()))
+        return len(dead)
 
     def _lose_the_server(self) -> None:
         """Every second time the mount's server dies under its program, before that does."""

@@ -177,6 +177,7 @@ CHANGING = (
     "copy_file_range,utimensat,fallocate,close"
 )
 _MARKS = "/marked/begin", "/marked/end"
+_ATTACHED = "/marked/attached"
 _LINE = re.compile(r"^(\w+)\((.*)")
 
 
@@ -223,9 +224,12 @@ def attach(log: str, injection: list[str]) -> None:
         silence = [(os.POSIX_SPAWN_OPEN, fd, os.devnull, os.O_RDWR, 0) for fd in (0, 1, 2)]
         # The nursery waits for its end, not this process, which may be killed.
         os.posix_spawnp(words[0], words, os.environ, file_actions=silence)
-        # Looked at by a call that is not counted.
+        # Looked at by calls that are not counted.
         while b"TracerPid:\t0\n" in os.pread(status.fileno(), 1 << 14, 0):
             time.sleep(0.001)
+    # It has a tracer before it has stopped for it: what is done until then is not seen.
+    while not (os.access(_ATTACHED, os.F_OK) or os.stat(log).st_size):
+        time.sleep(0.001)
 
 
 def _let_anybody_trace() -> None:

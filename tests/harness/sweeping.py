@@ -369,7 +369,7 @@ class Sweep:
         outcome = told[0]["outcome"] if told else "killed"
         result.outcomes[outcome] = 1
         try:
-            assert "error" not in what or told, "no answer at all"
+            assert "error" not in what or told, f"no answer at all: {ended}"
             assert outcome != "untyped", "an error without a type"
             self._judge_visible(root)
             self._judge(result, outcome, self._visit(lane, root))
