@@ -60,7 +60,13 @@ def rounds(operations: int, seed: int, record: Path | None, seconds: float) -> I
         )
         if seed % 5 != 1:
             plan = dataclasses.replace(
-                plan, library=6, command_line=0, mount=0, calm=(1.0, 3.0), mortality=0.00005
+                plan,
+                library=6,
+                command_line=0,
+                mount=0,
+                calm=(1.0, 3.0),
+                mortality=0.00005,
+                reads=200,
             )
         started = time.monotonic()
         with tempfile.TemporaryDirectory() as scratch:

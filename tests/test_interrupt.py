@@ -79,8 +79,13 @@ def test_interrupt_at_any_line_of_the_lock_leaves_it_free(alice, process, root, 
     assert process(body, root=root) > 1
 
 
+# One that falls into a callback of the collector is lost there, and Python says so.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_interrupts_by_a_timer_leave_the_volume_usable(alice):
+    came = []
+
     def interrupt(*_):
+        came.append(1)
         raise KeyboardInterrupt
 
     before = signal.signal(signal.SIGALRM, interrupt)
@@ -88,7 +93,7 @@ def test_interrupts_by_a_timer_leave_the_volume_usable(alice):
         for hit in range(60):
             try:
                 signal.setitimer(signal.ITIMER_REAL, 0.0005 + hit / 20_000)
-                while True:
+                while len(came) <= hit:
                     alice.update(PLAN, lambda content: content[:100] + b"x")
             except KeyboardInterrupt:
                 pass

@@ -48,6 +48,8 @@ class Plan:
     """Seconds between two kills, at least and at most."""
     mortality: float = 0.0005
     """The chance to die at a named point of the protocol."""
+    reads: int = 30
+    """How often a session of the library reads, where it writes 30 times."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -152,6 +154,7 @@ class _Crew:
             root=self.root,
             session=f"agent{number}" if number % 2 else None,
             edits=self.plan.edits,
+            reads=self.plan.reads,
             mortality=self.plan.mortality if self.plan.kills else 0.0,
             **common,
         )

@@ -306,6 +306,7 @@ def live(
     seconds: float = FOREVER_S,
     edits: bool = False,
     mortality: float = 0.0,
+    reads: int = 30,
 ) -> None:
     """Do random things to *paths* until the time is over, or until killed."""
     end = time.monotonic() + seconds
@@ -313,7 +314,7 @@ def live(
     with CoherentVolume(root, session=session) as volume:
         life = _Life(volume, Recorder(log, volume.session.name), seed, paths)
         deeds: list[tuple[Callable[[str], None], int]] = [
-            (life.read, 30),
+            (life.read, reads),
             (life.write, 30),
             (life.update, 15),
             (life.append, 6),
