@@ -133,12 +133,13 @@ class Maintenance:
         forget()
         with contextlib.ExitStack() as stack:
             # Without the gate in time its holder has the database open: then
-            # this close is not the last one, and touches no log.
+            # this close is not the last one, and touches no log. What another
+            # thread of this process is using stays open.
             with contextlib.suppress(CoherenceError):
                 stack.enter_context(parts.gate.held(_CLOSE_WAIT_S))
                 database, name = parts.sidecar.database, parts.session.name
                 parts.meters.flush(database, name, closing=True)
-            parts.sidecar.database.close()
+            parts.sidecar.database.close(alone=parts.gate.is_mine)
         parts.gate.close()
         parts.close()
 

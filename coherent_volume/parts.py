@@ -170,7 +170,6 @@ class VolumeParts:
             self.presence.abandon()
             self.presence = None
         self._announcing = threading.Lock()
-        self.sidecar.database.become_child()
         self.staging.renew_token()
         self.session.become_child()
         self.displaced.clear()

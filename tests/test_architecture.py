@@ -28,9 +28,9 @@ PACKAGES = ("coherent_audit", "coherent_volume", "fuse_mount", "cli")
 # modules in it, which may import one another as long as there is no circle.
 ROWS = (
     ("coherent_audit",),
-    ("errors", "model"),
+    ("errors", "model", "weak"),
     ("answers",),
-    ("digest", "points", "config", "conflict", "lines", "read_policy"),
+    ("digest", "points", "config", "conflict", "lines", "read_policy", "sql_errors"),
     ("merge", "difference"),
     ("globs",),
     ("syscalls", "records"),
@@ -74,7 +74,7 @@ HOMES = {
     "pathspec": "coherent_volume.globs",
     "portalocker": "coherent_volume.locks",
     "rich": "cli",
-    "sqlite3": "coherent_volume.database",
+    "sqlite3": ("coherent_volume.database", "coherent_volume.sql_errors"),
     "typer": "cli",
     "watchdog": "coherent_volume.watch",
     "xxhash": "coherent_volume.digest",

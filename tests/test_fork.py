@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import multiprocessing
 import os
@@ -11,15 +12,21 @@ import sys
 import threading
 import time
 import traceback
+import weakref
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 import coherent_volume
 from coherent_volume import (
     BusyError,
+    ClosedError,
     CoherentVolume,
     ConflictError,
     NotObservedError,
+    database,
+    forking,
+    locks,
     merge,
     merging,
     points,
@@ -321,6 +328,107 @@ def test_child_of_a_killed_parent_does_not_keep_the_gate(root, process, volume):
         assert alice.write(PLAN, "alice's\n").generation == 1
     finally:
         os.kill(child, signal.SIGKILL)
+
+
+# ── the database ─────────────────────────────────────────────────────────────
+
+
+@pytest.fixture
+def thread_in_a_transaction(volume, monkeypatch):
+    """A volume with a thread that stands in the transaction of a commit, longer than all wait."""
+    monkeypatch.setattr(forking, "_WAIT_S", 0.05)
+    monkeypatch.setattr("coherent_volume.maintenance._CLOSE_WAIT_S", 0.05)
+    monkeypatch.setattr(database, "_IN_USE_WAIT_S", 0.05, raising=False)
+    shared = volume()
+    shared.read(PLAN)
+    inside, go_on = threading.Event(), threading.Event()
+    real = database.Database.transaction
+
+    @contextlib.contextmanager
+    def stopped(self, *, durable):
+        with real(self, durable=durable) as connection:
+            yield connection
+            if threading.current_thread() is thread:
+                inside.set()
+                go_on.wait(20)
+
+    monkeypatch.setattr(database.Database, "transaction", stopped)
+    pool = ThreadPoolExecutor(1)
+    thread = pool.submit(threading.current_thread).result()
+    commit = pool.submit(shared.write, PLAN, "from the thread\n")
+    assert inside.wait(10)
+    yield shared
+    go_on.set()
+    # Its connection was not closed under it.
+    assert commit.result(20).generation == 1
+    pool.shutdown()
+
+
+@pytest.mark.invariant("I7")
+def test_fork_leaves_a_commit_of_another_thread_alone(root, thread_in_a_transaction):
+    def work():
+        # What SQLite would tell of its locks in this process is not true.
+        with pytest.raises(ClosedError, match="forked while another thread"):
+            thread_in_a_transaction.read(PLAN)
+        with pytest.raises(ClosedError, match="forked while another thread"):
+            CoherentVolume(root)
+
+    assert in_child(work) is None
+
+
+@pytest.mark.invariant("I7")
+def test_close_leaves_a_commit_of_another_thread_alone(thread_in_a_transaction):
+    thread_in_a_transaction.close()
+
+
+@pytest.mark.invariant("I7")
+def test_interrupt_in_the_fork_hook_ends_the_fork_and_not_the_hook(volume, monkeypatch):
+    shared = volume()
+    shared.read(PLAN)
+    shared.write(PLAN, "one\n")
+    parents = shared._parts.sidecar.database
+    before = {parents._reader, parents._writer}
+
+    def interrupted(*_):
+        monkeypatch.undo()
+        raise KeyboardInterrupt
+
+    readable, writable = os.pipe()
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)
+    monkeypatch.setattr(locks.FairLock, "acquire", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        if os.fork() == 0:
+            inherited = [each for each in before if each in (parents._reader, parents._writer)]
+            answer = [os.getpid(), len(inherited), shared.read(PLAN).decode()]
+            os.write(writable, json.dumps(answer).encode())
+            os._exit(0)
+    signal.signal(signal.SIGINT, handler)
+    os.close(writable)
+    pid, inherited, content = json.loads(os.read(readable, 1 << 10))
+    os.close(readable)
+    os.waitpid(pid, 0)
+    assert (inherited, content) == (0, "one\n")
+    assert shared.write(PLAN, "two\n").generation == 2
+
+
+@pytest.mark.invariant("I7")
+def test_volume_opened_by_a_thread_during_a_fork_does_not_end_the_hook(volume, monkeypatch):
+    shared, other = volume(), volume("other")
+    members = weakref.WeakSet.__iter__
+    opened = []
+
+    def switched(self):
+        for each in members(self):
+            yield each
+            if self is forking._open_volumes and not opened:
+                opened.append(volume("opened meanwhile"))
+
+    monkeypatch.setattr(weakref.WeakSet, "__iter__", switched)
+
+    def work():
+        return [each._parts.sidecar.database._reader is None for each in (shared, other)]
+
+    assert in_child(work) == [True, True]
 
 
 # ── multiprocessing ──────────────────────────────────────────────────────────
