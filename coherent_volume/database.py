@@ -37,6 +37,7 @@ from coherent_volume.sql_errors import (
     typed,
     typed_error,
 )
+from coherent_volume.sql_transaction import Transaction
 from coherent_volume.weak import members
 
 __all__ = ["Connection", "Database", "Reader", "Row"]
@@ -190,7 +191,7 @@ class Database:
         return self._reader
 
     def _opened_writer(self) -> sqlite3.Connection:
-        """The connection for use under the gate; it sees what it has written."""
+        """The connection for use under the gate, in no transaction; it sees what it wrote."""
         self._in_use = True
         while self._closing and self._closing != threading.get_ident():
             self._in_use = False
@@ -199,24 +200,26 @@ class Database:
             self._in_use = True
         if self._writer is None:
             with typed("open the sidecar"):
-                self._writer = self._connect()
-                self._writer.execute(f"PRAGMA synchronous={self._synchronous}")
+                writer = self._connect()
+                writer.execute(f"PRAGMA synchronous={self._synchronous}")
                 self._relaxed = False
                 self.has_written = True
+                self._writer = writer
+        elif self._writer.in_transaction:
+            # An interrupt left it open. What it did is visible here, and stands nowhere.
+            self._roll_back(self._writer)
         return self._writer
 
     def gated(self, sql: str, values: Sequence[object] = ()) -> list[Row]:
-        """Rows of *sql*; under the gate, so nothing can change them meanwhile."""
-        outer = self._in_use  # also within a transaction
+        """Rows of *sql*; under the gate, so nothing changes them; in no transaction."""
         try:
             return self._opened_writer().execute(sql, values).fetchall()
         except FAILURES as error:
             raise typed_error(error, "read the sidecar") from error
         finally:
-            self._in_use = outer
+            self._in_use = False
 
-    @contextlib.contextmanager
-    def transaction(self, *, durable: bool) -> Iterator[sqlite3.Connection]:
+    def transaction(self, *, durable: bool) -> Transaction:
         """One transaction under the gate: all of the block, or nothing.
 
         *durable* says whether an acknowledged block must survive a power loss
@@ -224,36 +227,32 @@ class Database:
         An I/O error of the COMMIT itself raises UnconfirmedError: the log may
         hold the commit although the flush failed, and a flush is never retried.
         """
-        relaxed = not durable and self._synchronous == "FULL"
-        committing = False
-        try:
-            connection = self._opened_writer()
-            # What an interrupt left behind in an earlier one.
+        return Transaction(self, relaxed=not durable and self._synchronous == "FULL")
+
+    def begin(self, *, relaxed: bool) -> sqlite3.Connection:
+        """Start a transaction, under the gate."""
+        connection = self._opened_writer()
+        if relaxed:
+            # Remembered first: an interrupt may come before it is taken back.
+            self._relaxed = True
+            connection.execute("PRAGMA synchronous=NORMAL")
+        elif self._relaxed:
+            self._tighten(connection)
+        # BEGIN IMMEDIATE, not BEGIN: a deferred transaction that has read
+        # cannot be upgraded once a peer commits; SQLite answers
+        # BUSY_SNAPSHOT at once and never consults the busy timeout.
+        connection.execute("BEGIN IMMEDIATE")
+        return connection
+
+    def leave(self) -> None:
+        """Under the gate: undo what no commit ended, be it another's or an interrupt's."""
+        connection = self._writer
+        if connection is not None and _is_amid(connection):
             self._roll_back(connection)
-            try:
-                if relaxed:
-                    self._relaxed = True
-                    connection.execute("PRAGMA synchronous=NORMAL")
-                elif self._relaxed:
-                    self._tighten(connection)
-                # BEGIN IMMEDIATE, not BEGIN: a deferred transaction that has read
-                # cannot be upgraded once a peer commits; SQLite answers
-                # BUSY_SNAPSHOT at once and never consults the busy timeout.
-                connection.execute("BEGIN IMMEDIATE")
-                yield connection
-                committing = True
-                connection.execute("COMMIT")
-            except BaseException as error:
-                self._roll_back(connection)
-                if isinstance(error, FAILURES):
-                    raise typed_error(error, "write the sidecar", committing=committing) from error
-                raise
-            finally:
-                if relaxed:
-                    with contextlib.suppress(sqlite3.Error):
-                        self._tighten(connection)
-        finally:
-            self._in_use = False
+        if connection is not None and self._relaxed:
+            with contextlib.suppress(sqlite3.Error):
+                self._tighten(connection)
+        self._in_use = False
 
     def _tighten(self, connection: sqlite3.Connection) -> None:
         connection.execute("PRAGMA synchronous=FULL")
@@ -319,7 +318,7 @@ class Database:
             time.sleep(_IN_USE_POLL_S)
         with _opening:
             guard, every = self._guard, alone or not self._in_use
-            stays = any(each and each.in_transaction for each in (self._reader, self._writer))
+            stays = _is_amid(self._reader) or _is_amid(self._writer)
             if guard is not None and alone and not stays and guard.is_intact():
                 # The last one to close moves the log into the database and deletes it.
                 # Without the gate, or with a log that is not the volume's any more,
@@ -336,9 +335,9 @@ class Database:
     @staticmethod
     def _closed(connection: sqlite3.Connection | None) -> sqlite3.Connection | None:
         """Close it, unless this very thread stands in a transaction of it."""
+        if _is_amid(connection):
+            return connection
         with contextlib.suppress(sqlite3.Error):
-            if connection is not None and connection.in_transaction:
-                return connection
             if connection is not None:
                 connection.close()
         return None
@@ -364,6 +363,14 @@ class Database:
         # The lock may be held by a lost thread.
         self._read_lock = threading.RLock()
         self.has_written = False
+
+
+def _is_amid(connection: sqlite3.Connection | None) -> bool:
+    """Whether a transaction is open on it."""
+    try:
+        return connection is not None and connection.in_transaction
+    except sqlite3.Error:
+        return False  # closed
 
 
 _databases: weakref.WeakSet[Database] = weakref.WeakSet()

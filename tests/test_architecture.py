@@ -31,7 +31,7 @@ ROWS = (
     ("errors", "model", "weak"),
     ("answers",),
     ("digest", "points", "config", "conflict", "guard", "lines", "read_policy", "sql_errors"),
-    ("merge", "difference", "database_files"),
+    ("merge", "difference", "database_files", "sql_transaction"),
     ("globs",),
     ("syscalls", "records"),
     ("identity", "paths"),
@@ -74,7 +74,10 @@ HOMES = {
     "pathspec": "coherent_volume.globs",
     "portalocker": "coherent_volume.locks",
     "rich": "cli",
-    "sqlite3": tuple(f"coherent_volume.{m}" for m in ("database", "database_files", "sql_errors")),
+    "sqlite3": tuple(
+        f"coherent_volume.{name}"
+        for name in ("database", "database_files", "sql_errors", "sql_transaction")
+    ),
     "typer": "cli",
     "watchdog": "coherent_volume.watch",
     "xxhash": "coherent_volume.digest",
