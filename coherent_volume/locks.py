@@ -82,7 +82,9 @@ class FairLock:
         """Release whatever this thread holds: an interrupt may come at any line."""
         if not self._mutex._is_owned():
             return
-        if self._descriptor >= 0 and (self._waiter is None or self._waiter.is_idle()):
+        if self._waiter is not None and not self._waiter.is_idle():
+            self._waiter.withdraw()
+        elif self._descriptor >= 0:
             self._unlock()
         self._owner = 0
         # More than once if an earlier interrupt left it taken.
@@ -199,7 +201,7 @@ class _Waiter:
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
-        self._state = threading.Lock()
+        self._state = _mutex()
         self._asked = threading.Semaphore(0)
         self._granted = threading.Event()
         self._wanted = False
@@ -210,34 +212,39 @@ class _Waiter:
 
     def obtain(self, timeout_s: float) -> bool:
         """Have the lock within *timeout_s*; an abandoned wait keeps its place."""
-        with self._state:
-            self._wanted = True
-            self._granted.clear()
-            if not self.busy:
-                self.busy = True
-                self._asked.release()
         try:
+            with self._state:
+                self._wanted = True
+                self._granted.clear()
+                if not self.busy:
+                    self.busy = True
+                    self._asked.release()
             self._granted.wait(timeout_s)
+            with self._state:
+                if not self._granted.is_set():
+                    self._wanted = False
+                    return False
+                failure, self._failure = self._failure, None
         except BaseException:
-            self._withdraw()
+            self.withdraw()
             raise
-        with self._state:
-            if not self._granted.is_set():
-                self._wanted = False
-                return False
-            failure, self._failure = self._failure, None
         if failure is not None:
             raise StorageError(
                 f"could not lock the volume: {failure.strerror}", step="lock", errno=failure.errno
             ) from failure
         return True
 
-    def _withdraw(self) -> None:
-        """An interrupt ended the wait: nobody is there to be given the lock."""
+    def withdraw(self) -> None:
+        """An interrupt ended the wait, at any line: nobody is there to be given the lock."""
         with self._state:
             if self._granted.is_set():
+                self._granted.clear()
                 fcntl.flock(self._descriptor, fcntl.LOCK_UN)
             self._wanted = False
+            if self.busy:
+                self._asked.release()  # it may have come before that
+        while self._state._is_owned():  # or at the end of a block
+            self._state.release()
 
     def is_idle(self) -> bool:
         """Whether no wait is under way, abandoned or not."""
@@ -257,6 +264,9 @@ class _Waiter:
             if self._stopping:
                 os.close(self._descriptor)
                 return
+            with self._state:
+                if not self.busy:
+                    continue  # asked twice for one wait
             failure = None
             try:
                 fcntl.flock(self._descriptor, fcntl.LOCK_EX)

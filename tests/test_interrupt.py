@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
 import signal
 import sys
+import threading
 
 import pytest
 
-from coherent_volume import locks
+from coherent_volume import BusyError, locks
+from tests.harness.processes import until
 
 PLAN = "plans/plan.md"
 
@@ -77,6 +81,53 @@ def test_interrupt_at_any_line_of_the_lock_leaves_it_free(alice, process, root, 
             return volume.append("plans/plan.md", "peer\\n").generation
         """
     assert process(body, root=root) > 1
+
+
+@pytest.mark.invariant("I10")
+@pytest.mark.parametrize("is_granted", [True, False], ids=["granted", "in vain"])
+def test_interrupt_at_any_line_of_a_wait_leaves_the_lock_free(tmp_path, is_granted):
+    path = os.fspath(tmp_path / "lock")
+    peer = os.open(path, os.O_RDWR | os.O_CREAT)
+    lock = locks.FairLock(path)
+
+    def wait():
+        # A lock that is free is waited for as well, behind an abandoned wait.
+        try:
+            lock.acquire(20 if is_granted else 0.01)
+        except BusyError:
+            pass
+        else:
+            lock.release()
+
+    came = 0
+    for line in range(1, 60):
+        fcntl.flock(peer, fcntl.LOCK_EX)
+        release = threading.Timer(0.02, fcntl.flock, (peer, fcntl.LOCK_UN))
+        if is_granted:
+            release.start()
+        was_interrupted = _interrupted_at(locks._Waiter.obtain, line, wait)
+        if is_granted:
+            release.join()
+        fcntl.flock(peer, fcntl.LOCK_UN)
+        until(lambda: _is_free(peer), "a peer gets the lock")
+        lock.acquire(5.0)
+        assert not _is_free(peer)
+        lock.release()
+        if not was_interrupted:
+            break
+        came += 1
+    os.close(peer)
+    lock.close()
+    assert came > 5
+
+
+def _is_free(descriptor):
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    fcntl.flock(descriptor, fcntl.LOCK_UN)
+    return True
 
 
 # One that falls into a callback of the collector is lost there, and Python says so.
