@@ -166,9 +166,7 @@ class VolumeParts:
 
     def become_child(self) -> None:
         """After a fork, in the child: nothing inherited may speak for the parent."""
-        if self.presence is not None:
-            self.presence.abandon()
-            self.presence = None
+        self.presence = None
         self._announcing = threading.Lock()
         self.staging.renew_token()
         self.session.become_child()
