@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import signal
@@ -152,3 +153,41 @@ def test_interrupts_by_a_timer_leave_the_volume_usable(alice):
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
+
+
+@pytest.mark.invariant("I6")
+@pytest.mark.parametrize("left", ["relaxed", "open"])
+def test_interrupt_in_housekeeping_leaves_later_commits_as_durable_as_before(volume, left):
+    """In the end of a transaction that need not survive a power loss, before it is undone."""
+    shared = volume("alice", durability="power")
+    shared.create("plans/x", "one")
+    parts = shared._parts
+    held = []
+
+    def trace(frame, event, _):
+        if event == "call" and _is_the_last_step(frame, left):
+            sys.settrace(None)
+            raise _Interrupt
+        return trace
+
+    with parts.gate.held(5.0):
+        sys.settrace(trace)
+        try:
+            with parts.sidecar.database.transaction(durable=False):
+                pass
+        except _Interrupt as error:
+            held.append(error)  # and with it the frames, so that nothing is undone late
+        finally:
+            sys.settrace(None)
+    assert held
+    with parts.gate.held(5.0), parts.sidecar.database.transaction(durable=True) as connection:
+        assert connection.execute("PRAGMA synchronous").fetchone() == (2,)
+    assert shared.write("plans/x", "two").generation == 2
+
+
+def _is_the_last_step(frame, left):
+    caller = frame.f_back.f_code.co_name
+    if left == "open":  # the block's end, before the transaction hears of it
+        return frame.f_code.co_name == "__exit__" and caller.startswith("test_interrupt_in")
+    is_suppress = frame.f_code.co_filename == contextlib.__file__
+    return is_suppress and caller == "transaction" and frame.f_back.f_locals["committing"]
