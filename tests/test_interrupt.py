@@ -11,7 +11,7 @@ import threading
 
 import pytest
 
-from coherent_volume import BusyError, locks
+from coherent_volume import BusyError, cache, locks, maintenance, meters, parts
 from tests.harness.processes import until
 
 PLAN = "plans/plan.md"
@@ -191,3 +191,50 @@ def _is_the_last_step(frame, left):
         return frame.f_code.co_name == "__exit__" and caller.startswith("test_interrupt_in")
     is_suppress = frame.f_code.co_filename == contextlib.__file__
     return is_suppress and caller == "transaction" and frame.f_back.f_locals["committing"]
+
+
+@pytest.mark.invariant("I10")
+@pytest.mark.parametrize("reads", ["strict", "eager"])
+@pytest.mark.parametrize(
+    "place",
+    [
+        (meters.Meters, "_add"),
+        (cache.ContentCache, "_drop"),
+        (parts, "announce"),
+        (maintenance.Maintenance, "_start"),
+    ],
+    ids=lambda each: each[1],
+)
+def test_signal_handler_that_uses_the_volume_goes_on_inside_any_mutex(
+    volume, monkeypatch, place, reads
+):
+    shared = volume("alice", reads=reads)
+    for path in ("plans/x", "plans/y"):
+        shared.create(path, "one")
+    shared.close()
+    shared = volume("alice", reads=reads)
+    shared._parts.presence, former = None, shared._parts.presence
+    former.withdraw()
+    real, answers = getattr(*place), []
+
+    def handler(*_):
+        answers.append(shared.read("plans/y"))
+        shared._parts.announce()
+        shared._maintenance.nudge()
+
+    def at_that_line(*arguments):
+        monkeypatch.setattr(*place, real)
+        signal.raise_signal(signal.SIGALRM)
+        return real(*arguments)
+
+    before = signal.signal(signal.SIGALRM, handler)
+    monkeypatch.setattr(*place, at_that_line)
+    try:
+        shared._parts.announce()
+        shared._maintenance.nudge()
+        # Not at once: only a file that is not young any more is kept in memory.
+        until(lambda: shared.read("plans/x") == b"one" and answers, "the handler has read")
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    assert answers == [b"one"]
+    assert shared.write("plans/x", "two").generation == 2
