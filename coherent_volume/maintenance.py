@@ -45,8 +45,8 @@ class Maintenance:
 
     def __init__(self, parts: VolumeParts) -> None:
         self._parts = parts
-        # Protects the starting of the thread only.
-        self._starting = threading.Lock()
+        # Protects the starting of the thread only; reentrant for signal handlers.
+        self._starting = threading.RLock()
         self._thread: threading.Thread | None = None
         self._wanted = threading.Event()
         self._stopped = threading.Event()
@@ -145,7 +145,7 @@ class Maintenance:
 
     def become_child(self) -> None:
         """After a fork, in the child: the thread is not there."""
-        self._starting = threading.Lock()
+        self._starting = threading.RLock()
         self._thread = None
         self._wanted = threading.Event()
         self._stopped = threading.Event()

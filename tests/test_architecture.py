@@ -33,7 +33,7 @@ ROWS = (
     ("digest", "points", "config", "conflict", "guard", "lines", "read_policy", "sql_errors"),
     ("merge", "difference", "database_files", "sql_transaction"),
     ("globs",),
-    ("syscalls", "records"),
+    ("syscalls", "records", "descriptors"),
     ("identity", "paths"),
     ("files", "locks", "database", "attributes"),
     ("facts", "keeping", "ledger", "events", "meters"),

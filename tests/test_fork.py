@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import multiprocessing
 import os
@@ -25,13 +26,17 @@ from coherent_volume import (
     ConflictError,
     NotObservedError,
     database,
+    files,
     forking,
+    install,
     locks,
     merge,
     merging,
     points,
 )
 from coherent_volume import staging as staging_module
+from coherent_volume.descriptors import dismiss
+from coherent_volume.records import InstallRow
 from tests.harness.processes import until
 
 PLAN = "plans/plan.md"
@@ -328,6 +333,112 @@ def test_child_of_a_killed_parent_does_not_keep_the_gate(root, process, volume):
         assert alice.write(PLAN, "alice's\n").generation == 1
     finally:
         os.kill(child, signal.SIGKILL)
+
+
+@contextlib.contextmanager
+def idle_child():
+    """A child that never touches the volume, as a forked server's does."""
+    ready, go = os.pipe(), os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        os.close(go[1])
+        os.write(ready[1], b"x")
+        os.read(go[0], 1)
+        os._exit(0)
+    os.read(ready[0], 1)
+    try:
+        yield
+    finally:
+        for descriptor in (*go[::-1], *ready):
+            os.close(descriptor)
+        os.waitpid(pid, 0)
+
+
+@pytest.fixture
+def forks_at(monkeypatch):
+    """Let a child be forked, once, right before or after a function of a module."""
+    with contextlib.ExitStack() as children:
+
+        def arrange(module, name, *, after=False):
+            real = getattr(module, name)
+
+            def forking_once(*arguments, **options):
+                monkeypatch.setattr(module, name, real)
+                if not after:
+                    children.enter_context(idle_child())
+                result = real(*arguments, **options)
+                if after:
+                    children.enter_context(idle_child())
+                return result
+
+            monkeypatch.setattr(module, name, forking_once)
+
+        yield arrange
+
+
+@pytest.mark.invariant("I10")
+@pytest.mark.parametrize("step", ["openat2", "take_lease"])
+def test_child_forked_during_a_look_does_not_keep_its_lease(root, alice, forks_at, step):
+    forks_at(files, step, after=step == "take_lease")
+    alice.read(PLAN)
+    # It would wait for the lease, and without waiting fail.
+    os.close(os.open(root / PLAN, os.O_WRONLY | os.O_NONBLOCK))
+
+
+@pytest.mark.invariant("I10")
+def test_child_forked_while_a_lock_is_opened_does_not_keep_it(tmp_path, forks_at):
+    path = os.fspath(tmp_path / "lock")
+    lock, peer = locks.FairLock(path), locks.FairLock(path)
+    forks_at(locks, "_open", after=True)
+    lock.acquire(1.0)
+    dismiss(lock._descriptor)  # as when this process dies
+    peer.acquire(0.2)
+    peer.release()
+    peer.close()
+
+
+@pytest.mark.invariant("I10")
+def test_child_forked_while_a_presence_is_made_does_not_keep_it(tmp_path, forks_at):
+    path = os.fspath(tmp_path / "presence")
+    forks_at(os, "rename")
+    presence = locks.Presence(path, "text")
+    dismiss(presence._descriptor)  # as when this process dies
+    assert not locks.is_present(path)
+
+
+@pytest.mark.invariant("I10")
+def test_child_forked_when_a_lease_was_granted_does_not_keep_it(root, alice, bob, forks_at):
+    forks_at(points, "reached")
+    real = points.reached
+    points.reached = lambda name: real(name) if name == "leased" else None
+    try:
+        lease = alice.lease(PLAN, ttl=600)
+    finally:
+        points.reached = real
+    lease._hold._lock.fh.close()  # as when this process dies
+    bob.lease(PLAN, ttl=5).release()
+
+
+def test_child_keeps_the_application_s_file_after_a_look_that_failed(alice, monkeypatch):
+    alice.read(PLAN)
+    alice.write(PLAN, "one\n")
+    parts = alice._parts
+    name = parts.staging.next_name()
+    with open(os.path.join(parts.directory, "staging", name), "wb"):
+        pass
+    record = InstallRow(1, 1, name, None, None, b"", "", 0)
+
+    def failing(*_):
+        raise OSError(errno.EIO, "Input/output error")
+
+    with monkeypatch.context() as patched, pytest.raises(OSError, match="Input/output"):
+        patched.setattr(files, "read_exactly", failing)
+        install._look_at_displaced(parts, PLAN.encode(), record)
+    mine = os.open(os.devnull, os.O_RDONLY)  # has the number of the look
+    try:
+        assert in_child(lambda: os.fstat(mine).st_size) == 0
+    finally:
+        os.close(mine)
 
 
 # ── the database ─────────────────────────────────────────────────────────────
