@@ -129,14 +129,21 @@ def _drop_objects(parts: VolumeParts) -> None:
 def _finish(parts: VolumeParts, due: list[Displaced]) -> None:
     """End those of *due* that nobody writes to any more, and forget their installs."""
     done: list[Displaced] = []
+    # Most are as they were verified, and nobody has them open: that is found out
+    # without the gate, and under it a look is enough.
+    quiet = [each for each in due if _is_quiet(parts, each)]
     with parts.gate.held(GATE_WAIT_S):
+        newest = parts.sidecar.installs_at([each.record.stage for each in due])
         for displaced in due:
-            if not _is_current(parts, displaced.record):
+            record = displaced.record
+            if newest.get(record.stage, record.generation) != record.generation:
                 _leave_queue(parts, displaced)  # it is another install's by now
-            elif _disposed(parts, displaced):
+            elif (displaced in quiet and _is_unchanged(parts, displaced)) or _disposed(
+                parts, displaced
+            ):
                 done.append(displaced)
                 if parts.flush_failed or not _is_spare(parts, displaced):
-                    parts.staging.discard(displaced.record.stage)
+                    parts.staging.discard(record.stage)
         if done and not parts.flush_failed:
             parts.sidecar.forget_installs([each.record for each in done])
     for displaced in done:
@@ -156,10 +163,27 @@ def _is_spare(parts: VolumeParts, displaced: Displaced) -> bool:
     return displaced.verified is not None and displaced.record.stage.startswith(parts.staging.token)
 
 
-def _is_current(parts: VolumeParts, record: InstallRow) -> bool:
-    """Whether nothing else has come to lie at the stage since *record* was made."""
-    found = parts.sidecar.install_at(record.artifact, record.stage)
-    return found is None or found.generation == record.generation
+def _is_quiet(parts: VolumeParts, displaced: Displaced) -> bool:
+    """Whether the inode is as it was verified, has one name, and nobody writes to it."""
+    if displaced.verified is None:
+        return False
+    points.reached("before_dispose")
+    try:
+        descriptor = parts.staging.open_stage(displaced.record.stage)
+        try:
+            take_lease(descriptor)
+            found = os.fstat(descriptor)
+        finally:
+            os.close(descriptor)
+    except (OSError, WriterPresent):
+        return False
+    points.reached("disposed")
+    return found.st_nlink == 1 and looks(found) == displaced.verified
+
+
+def _is_unchanged(parts: VolumeParts, displaced: Displaced) -> bool:
+    found = parts.staging.look(displaced.record.stage)
+    return found is not None and looks(found) == displaced.verified
 
 
 def _disposed(parts: VolumeParts, displaced: Displaced) -> bool:

@@ -13,10 +13,9 @@ import contextlib
 import logging
 import os
 import threading
-import time
 from collections.abc import Callable
 
-from coherent_volume import events, meters
+from coherent_volume.ageing import sweep
 from coherent_volume.disposal import clean_up
 from coherent_volume.errors import CoherenceError
 from coherent_volume.gating import settled_heads
@@ -31,10 +30,7 @@ _log = logging.getLogger("coherent_volume")
 _INTERVAL_S = 0.02
 _CHECKPOINT_BYTES = 4 << 20
 _LOG_BYTES_MAX = 16 << 20  # reached only by many short processes beside an idle one
-_DAY_S = 86_400
 _CLOSE_WAIT_S = 2.0
-_PRUNED_AT_ONCE = 256
-_SWEPT_S = 3600
 
 
 class Maintenance:
@@ -171,34 +167,4 @@ def collect_orphans(parts: VolumeParts) -> None:
         owner = name.split(".")[1] if name.count(".") > 1 else ""
         if owner not in alive and name not in needed:
             parts.staging.drop_object(name)
-    _sweep_refused(parts)
-    _prune_aged(parts)
-
-
-def _prune_aged(parts: VolumeParts) -> None:
-    """Forget what is too old; looked for once an hour, for it means to read all rows."""
-    now = time.time_ns()
-    if 0 <= now - parts.sidecar.last_sweep() < _SWEPT_S * 10**9:
-        return
-    before = now - parts.config.retention.days * _DAY_S * 10**9
-    database = parts.sidecar.database
-    if events.has_old(database, before) or meters.has_old(database, before):
-        with parts.gate.held(GATE_WAIT_S):
-            events.prune(database, before)
-            meters.fold(database, before)
-    while parts.sidecar.has_aged(before):
-        # In bites, with the gate free in between: writers never wait for it all.
-        with parts.gate.held(GATE_WAIT_S):
-            dropped = parts.sidecar.prune_aged(before, _PRUNED_AT_ONCE)
-        parts.dropped_objects.extend(name for name in dropped if name is not None)
-    with parts.gate.held(GATE_WAIT_S):
-        parts.sidecar.note_sweep(now)
-
-
-def _sweep_refused(parts: VolumeParts) -> None:
-    oldest = time.time() - parts.config.retention.refused_days * _DAY_S
-    for name in os.listdir(parts.staging.refused):
-        with contextlib.suppress(OSError):  # gone meanwhile; or no file, and not ours
-            found = os.stat(name, dir_fd=parts.staging.refused, follow_symlinks=False)
-            if found.st_mtime < oldest:
-                os.unlink(name, dir_fd=parts.staging.refused)
+    sweep(parts)

@@ -26,6 +26,7 @@ from coherent_volume.records import (
     LeaseRow,
     Publication,
     SeenRow,
+    Sweep,
     ViewRow,
     artifact_checksum,
 )
@@ -34,7 +35,6 @@ __all__ = ["HISTORY_COLUMNS", "SCHEMA_VERSION", "Sidecar"]
 
 SCHEMA_VERSION = 1
 _SWEPT = "swept"
-_DAY_NS = 86_400 * 10**9
 _BATCH = 16
 """Generous bounds are enforced at every 16th commit of an artifact, in one go;
 smaller ones exactly, at every commit."""
@@ -99,15 +99,19 @@ class Sidecar(Ledger):
             artifact = artifact._replace(leased=True)
         return artifact, None if row[8] is None else install_records.install_of(row[8:])
 
-    def last_sweep(self) -> int:
-        """When old generations were looked for last, in nanoseconds; 0 for never."""
+    def last_sweep(self) -> Sweep | None:
+        """When what is old was looked for last; None for never."""
         row = self.database.read_one("SELECT value FROM meta WHERE name=?", (_SWEPT,))
-        return int(row[0]) if row is not None and str(row[0]).isdecimal() else 0
+        told, machine, boot = str(row[0]).split(" ", 2) if row else ("", "", "")
+        return Sweep(int(told), boot, int(machine)) if told.isdecimal() else None
 
-    def note_sweep(self, now: int) -> None:
-        """Gated: old generations were looked for at this moment."""
+    def note_sweep(self, told_ns: int, boot: str, machine_ns: int) -> None:
+        """Gated: what is old was looked for at this moment."""
         with self.database.transaction(durable=False) as connection:
-            connection.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (_SWEPT, str(now)))
+            connection.execute(
+                "INSERT OR REPLACE INTO meta VALUES (?, ?)",
+                (_SWEPT, f"{told_ns} {machine_ns} {boot}"),
+            )
 
     def has_aged(self, before: int) -> bool:
         """Whether past generations from before a moment are still kept."""
@@ -127,13 +131,14 @@ class Sidecar(Ledger):
         )
         return [(ArtifactKey(row[0]), install_records.install_of(row[1:])) for row in rows]
 
-    def install_at(self, artifact: int, stage: str) -> InstallRow | None:
-        """Gated: the newest install of *artifact* that *stage* serves."""
+    def installs_at(self, stages: Sequence[str]) -> dict[str, int]:
+        """Gated: the generation of the newest install that each of *stages* serves."""
+        marks = ", ".join("?" * len(stages))
         rows = self.database.gated(
-            f"{install_records.SELECT} WHERE artifact=? AND stage=? ORDER BY generation DESC",
-            (artifact, stage),
+            f"SELECT stage, max(generation) FROM install WHERE stage IN ({marks}) GROUP BY stage",
+            tuple(stages),
         )
-        return install_records.install_of(rows[0]) if rows else None
+        return dict(rows)
 
     def forget_installs(self, installs: Sequence[InstallRow]) -> None:
         """Gated: these installs are complete, durable and cleaned up."""
@@ -187,7 +192,7 @@ class Sidecar(Ledger):
                 if publication.kind != "foreign":
                     # An outside edit may follow a commit that it raced, whose
                     # author must still be handed its content.
-                    dropped += _prune(connection, publication, artifact, now, retention)
+                    dropped += _prune(connection, publication, artifact, retention)
         return rows, dropped
 
     def prune_aged(self, before: int, most: int) -> list[str | None]:
@@ -344,15 +349,16 @@ def _insert_observation(connection: Connection, session: str, artifact: int, see
     )
 
 
-def _prune(
-    connection: Connection, new: Publication, artifact: int, now: int, keep: Retention
-) -> list[str]:
-    """Drop past generations beyond the bounds; returns their objects' names."""
+def _prune(connection: Connection, new: Publication, artifact: int, keep: Retention) -> list[str]:
+    """Drop past generations beyond the bounds; returns their objects' names.
+
+    Those of number and size: what is too old is judged by a clock that was looked
+    at twice; see ageing.
+    """
     head = new.generation
     if keep.generations >= _BATCH and head % _BATCH and new.object is None:
         return []
     floor = head - keep.generations + 1
-    stale_before = now - keep.days * _DAY_NS
     budget = connection.execute(
         "SELECT generation, sum(size) OVER (ORDER BY generation DESC) AS total FROM history"
         " WHERE artifact=? ORDER BY generation DESC",
@@ -362,8 +368,8 @@ def _prune(
         if total > keep.megabytes << 20:
             floor = max(floor, generation + 1)
             break
-    doomed = "artifact=? AND generation<>? AND (generation<? OR at<?)"
-    values = (artifact, head, floor, stale_before)
+    doomed = "artifact=? AND generation<>? AND generation<?"
+    values = (artifact, head, floor)
     dropped = connection.execute(
         f"SELECT object FROM history WHERE {doomed} AND object IS NOT NULL", values
     ).fetchall()

@@ -186,7 +186,9 @@ class Staging(Keeping):
         """
         descriptor = -1
         try:
-            descriptor = _enlisted(name, os.O_RDWR, 0, self.staging)
+            # Somebody who reads it may have a lease: an open that waits for its end
+            # could wait most of a minute, and every fork of this process with it.
+            descriptor = _enlisted(name, os.O_RDWR | os.O_NONBLOCK, 0, self.staging)
             if sole_opener(descriptor) and looks(os.fstat(descriptor)) == expected:
                 for attribute in os.listxattr(descriptor):
                     os.removexattr(descriptor, attribute)

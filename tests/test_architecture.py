@@ -48,7 +48,7 @@ ROWS = (
     ("recovery",),
     ("gating",),
     ("ownership",),
-    ("leasing", "disposal"),
+    ("leasing", "disposal", "ageing"),
     ("judgement", "recall"),
     ("report", "drafts"),
     ("commit", "reading", "maintenance", "rebuild"),

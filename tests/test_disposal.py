@@ -6,15 +6,18 @@ import errno
 import os
 import signal
 import threading
+import time
 
 import pytest
 
-from coherent_volume import disposal, points
+from coherent_volume import ConflictError, ageing, disposal, points
 from coherent_volume.disposal import clean_up
+from coherent_volume.files import take_lease
 from coherent_volume.parts import now_ns
 from coherent_volume.sidecar import Sidecar
 
 PLAN = "plans/plan.md"
+HOUR_NS = 3_600 * 10**9
 
 
 @pytest.fixture
@@ -181,3 +184,79 @@ def test_aged_generations_are_looked_for_once_an_hour(resting, monkeypatch):
             visitor.append(PLAN, f"{name}\n")
             visitor._maintenance._pass()
     assert len(looked) == 1
+
+
+def test_a_spare_inode_that_somebody_reads_is_not_waited_for(root, resting):
+    """A reader that was stopped has a lease on it for most of a minute."""
+    alice = resting("alice")
+    alice.read(PLAN)
+    for text in ("one\n", "two\n"):
+        alice.write(PLAN, text)
+    _due(alice)
+    clean_up(alice._parts)
+    ((spare, _), *_) = alice._parts.staging._spares
+    reader = os.open(root / ".coherence" / "staging" / spare, os.O_RDONLY)
+    try:
+        assert take_lease(reader)
+        writer = threading.Thread(target=alice.write, args=(PLAN, "three\n"))
+        writer.start()
+        writer.join(10)
+        assert not writer.is_alive()
+    finally:
+        os.close(reader)
+    writer.join()
+    assert (root / PLAN).read_bytes() == b"three\n"
+
+
+# ── age ──────────────────────────────────────────────────────────────────────
+
+
+@pytest.fixture
+def later(monkeypatch):
+    """Let the machine have run for *hours*, and its clock say something else."""
+    real_clock, real_machine = time.time_ns, ageing.now_ns
+
+    def set_to(*, hours, clock_hours):
+        monkeypatch.setattr(ageing, "now_ns", lambda: real_machine() + int(hours * HOUR_NS))
+        monkeypatch.setattr(
+            ageing.time, "time_ns", lambda: real_clock() + int(clock_hours * HOUR_NS)
+        )
+
+    return set_to
+
+
+def _with_a_past(root, alice):
+    alice.read(PLAN)
+    for text in ("one\n", "two\n"):
+        alice.write(PLAN, text)
+    with pytest.raises(ConflictError):
+        alice.write(PLAN, "stale\n", base=1)
+    ageing.sweep(alice._parts)
+    return root / ".coherence" / "refused"
+
+
+def test_a_clock_that_is_wrong_for_a_moment_costs_nothing_of_the_past(root, resting, later):
+    alice = resting("alice")
+    refused = _with_a_past(root, alice)
+    later(hours=2, clock_hours=24 * 60)
+    ageing.sweep(alice._parts)
+    assert len(alice.log(PLAN)) == 3
+    assert list(refused.iterdir())
+
+
+def test_what_is_old_by_the_machines_own_time_is_forgotten(root, resting, later):
+    alice = resting("alice")
+    refused = _with_a_past(root, alice)
+    later(hours=24 * 60, clock_hours=24 * 60)
+    ageing.sweep(alice._parts)
+    assert [each.generation for each in alice.log(PLAN)] == [2]
+    assert not list(refused.iterdir())
+
+
+def test_a_start_of_the_machine_ages_nothing_by_more_than_a_day(root, resting, later):
+    alice = resting("alice")
+    _with_a_past(root, alice)
+    alice._parts.boot = "another boot"
+    later(hours=0, clock_hours=24 * 60)
+    ageing.sweep(alice._parts)
+    assert len(alice.log(PLAN)) == 3
