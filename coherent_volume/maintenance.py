@@ -18,7 +18,7 @@ from collections.abc import Callable
 
 from coherent_volume import events, meters, points
 from coherent_volume.digest import digest_of_chunks
-from coherent_volume.errors import CoherenceError
+from coherent_volume.errors import CoherenceError, printable
 from coherent_volume.files import WriterPresent, chunks_of, looks, take_lease
 from coherent_volume.gating import settled_heads
 from coherent_volume.locks import GATE_WAIT_S
@@ -168,7 +168,9 @@ def sync_directories(parts: VolumeParts) -> None:
         except OSError as error:
             # Never retried: after a failed flush the kernel forgets what was
             # dirty. The next boot looks at the files themselves.
-            _log.warning("could not flush %s: %s", os.fsdecode(folder) or ".", error.strerror)
+            _log.warning(
+                "could not flush %s: %s", printable(os.fsdecode(folder)) or ".", error.strerror
+            )
             parts.flush_failed = True
         finally:
             os.close(descriptor)
@@ -196,7 +198,7 @@ def sync_files(parts: VolumeParts, now: int) -> None:
                 if os.fstat(descriptor).st_ino == record.staged.inode:
                     os.fdatasync(descriptor)
             except OSError as error:
-                _log.warning("could not flush %s: %s", os.fsdecode(key), error.strerror)
+                _log.warning("could not flush %s: %s", printable(os.fsdecode(key)), error.strerror)
                 parts.flush_failed = True
             finally:
                 os.close(descriptor)
@@ -281,7 +283,7 @@ def _keep(parts: VolumeParts, record: InstallRow, descriptor: int) -> None:
     kept = parts.staging.refuse(record.stage, key, "outside", record.generation, digest)
     _log.warning(
         "%s: an outside editor wrote to a replaced file; its bytes are kept in %s",
-        os.fsdecode(key),
+        printable(os.fsdecode(key)),
         kept,
     )
 

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator
 from coherent_volume import points
 from coherent_volume.attributes import Attributes
 from coherent_volume.digest import digest_of, digest_of_chunks
-from coherent_volume.errors import DamagedError, NotFoundError
+from coherent_volume.errors import DamagedError, NotFoundError, printable
 from coherent_volume.files import CHUNK, Look, chunks_of, look
 from coherent_volume.ground import flush_before_forgetting
 from coherent_volume.install import Outcome, install, install_row, previous_of, put_back
@@ -64,7 +64,7 @@ def _keep_aside(parts: VolumeParts, key: ArtifactKey, row: ArtifactRow, seen: Lo
     kept = parts.staging.keep(
         key, chunks_of(seen.descriptor), "power-loss", row.generation, seen.digest
     )
-    _log.warning("%s: bytes found after a power loss are kept in %s", shown(key), kept)
+    _log.warning("%s: bytes found after a power loss are kept in %s", printable(shown(key)), kept)
 
 
 def make_again(
@@ -85,7 +85,9 @@ def make_again(
         )
         parts.sidecar.replace_installs(installs, again)
         parts.displaced.extend(Displaced(i) for i in installs)
-        _log.warning("%s: generation %d was made visible again", shown(key), row.generation)
+        _log.warning(
+            "%s: generation %d was made visible again", printable(shown(key)), row.generation
+        )
         outcome = install(parts, key, again, seen)
     finally:
         seen.close()
