@@ -169,8 +169,11 @@ class Staging(Keeping):
 
     def _new_stage(self, attributes: Attributes | None) -> tuple[str, int]:
         """An empty staged file of ours: a spare one, or a new one."""
-        while self._spares and attributes is not None:
-            name, expected = self._spares.popleft()
+        while attributes is not None:
+            try:
+                name, expected = self._spares.popleft()
+            except IndexError:
+                break  # none; or another thread took the last one
             descriptor = self._reuse(name, expected)
             if descriptor >= 0:
                 return name, descriptor
