@@ -14,7 +14,7 @@ from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from itertools import accumulate
-from typing import TypeVar
+from typing import Any, TypeVar
 
 __all__ = [
     "STEPS_MAX",
@@ -154,7 +154,7 @@ def _in_detail(
 
     # Unless every line counts, one that is frequent in a long text is not looked
     # up, only extended over.
-    matcher = SequenceMatcher(None, old, new, autojunk=not every_line)
+    matcher: Any = SequenceMatcher(None, old, new, autojunk=not every_line)
     there = matcher.b2j
     upto = list(accumulate((1 + len(there.get(line, ())) for line in old), initial=0))
     found: list[Block] = []

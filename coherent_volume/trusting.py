@@ -275,7 +275,8 @@ class TrustedCopies(ContentCache):
         try:
             reading = read(self._parts, key)
         except (CoherenceError, OSError) as error:
-            _log.debug("%s was not fetched: %s", printable(shown(key)), error)  # it is told
+            # Whoever reads it is told.
+            _log.debug("%s was not fetched: %s", printable(shown(key)), error)
             return
         data, copy = reading.data, self._copies.get(key)
         if data is None or not reading.exists or copy is None or key in self._parts.leased_keys:
