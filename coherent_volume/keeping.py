@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
+import threading
 from collections.abc import Iterable
 
 from coherent_volume.attributes import WITNESS
@@ -36,6 +37,10 @@ class Keeping:
         self._counter = itertools.count()
         self.staging = os.open(os.path.join(directory, "staging"), _DIRECTORY)
         self.refused = os.open(os.path.join(directory, "refused"), _DIRECTORY)
+        # Held while ``refused`` is made to mean another directory, and over the
+        # close: a number that was let go of must not be filled again. Reentrant,
+        # for a signal handler that is refused.
+        self.renewing = threading.RLock()
 
     def next_name(self) -> str:
         """A stage name that was never used."""
@@ -136,11 +141,24 @@ class Keeping:
         try:
             os.rename(stage, label, src_dir_fd=self.staging, dst_dir_fd=self.refused)
         except FileNotFoundError:
-            # Somebody tidied the directory away; the content must be kept.
-            os.close(self.refused)
-            os.makedirs(os.path.join(self._directory, "refused"), mode=0o700, exist_ok=True)
-            self.refused = os.open(os.path.join(self._directory, "refused"), _DIRECTORY)
+            self._find_refused_again()
             os.rename(stage, label, src_dir_fd=self.staging, dst_dir_fd=self.refused)
+
+    def _find_refused_again(self) -> None:
+        """Make ``refused/`` anew if somebody tidied it away; else do nothing."""
+        path = os.path.join(self._directory, "refused")
+        with self.renewing:
+            if self.refused < 0:
+                return  # closed meanwhile
+            os.makedirs(path, mode=0o700, exist_ok=True)
+            made = os.open(path, _DIRECTORY)
+            try:
+                if not os.path.sameopenfile(made, self.refused):
+                    # In the place of the old one. With a close first the number would
+                    # be free: other threads use it, and whatever got it would be closed.
+                    os.dup2(made, self.refused, inheritable=False)
+            finally:
+                os.close(made)
 
 
 def refused_label(key: ArtifactKey, session: str, base: int | None, digest: Digest) -> str:

@@ -103,14 +103,17 @@ class Staging(Keeping):
 
     def close(self) -> None:
         """Let go of the three directories; late use by another thread finds none."""
-        descriptors = (self.staging, self.objects, self.refused)
-        self.staging = self.objects = self.refused = -1
-        for descriptor in descriptors:
-            os.close(descriptor)
+        with self.renewing:
+            descriptors = (self.staging, self.objects, self.refused)
+            self.staging = self.objects = self.refused = -1
+            for descriptor in descriptors:
+                with contextlib.suppress(OSError):  # the others are closed all the same
+                    os.close(descriptor)
 
     def renew_token(self) -> None:
         """Take a new token, in a forked child; the spares are the parent's."""
         self._spares.clear()
+        self.renewing = threading.RLock()
         self.token = os.urandom(8).hex()
 
     # ── staging ──────────────────────────────────────────────────────────────

@@ -28,6 +28,7 @@ from coherent_volume.errors import (
     UnavailableError,
     UsageError,
     from_os_error,
+    printable,
 )
 from coherent_volume.files import Fingerprint, drop_lease
 from coherent_volume.gating import settled_heads
@@ -133,7 +134,7 @@ class Fence:
             self.reasons.note(key, operation, error)
             self.credit.void(key)
         else:
-            _log.info("%s: %s", shown(key), error)
+            _log.info("%s: %s", printable(shown(key)), error)
         return no_such(number)
 
     def _explain(
@@ -360,7 +361,9 @@ class Fence:
                 key, content, self.parts.session.name, base, digest_of(content)
             )
         except OSError as trouble:
-            _log.warning("%s: unsaved content could not be kept: %s", shown(key), trouble)
+            _log.warning(
+                "%s: unsaved content could not be kept: %s", printable(shown(key)), trouble
+            )
             return
         error.advice = f"{error.advice}\nYour content is kept in {name}"
         error.fields["kept"] = name
