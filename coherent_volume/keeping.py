@@ -17,6 +17,7 @@ from coherent_volume.attributes import WITNESS
 from coherent_volume.digest import digest_of_chunks, short_name
 from coherent_volume.files import chunks_of
 from coherent_volume.model import ArtifactKey, Digest
+from coherent_volume.syscalls import RENAME_NOREPLACE, renameat2
 
 __all__ = ["REPORT_SUFFIX", "Keeping", "refused_label", "report_label", "write_all"]
 
@@ -64,6 +65,7 @@ class Keeping:
         if self._is_kept(label, digest):
             self.discard(stage)
         else:
+            self._set_aside(label)
             self._move_to_refused(stage, label)
         os.utime(label, dir_fd=self.refused)
         # Without its witness: a person may move it back into place by hand, and
@@ -71,6 +73,23 @@ class Keeping:
         with contextlib.suppress(OSError):
             os.removexattr(os.path.join(self._directory, "refused", label), WITNESS)
         return f".coherence/refused/{label}"
+
+    def _set_aside(self, label: str) -> None:
+        """Let go of the name *label*: what stands there has been edited by hand since."""
+        for number in itertools.count(1):
+            try:
+                renameat2(
+                    self.refused,
+                    label.encode(),
+                    self.refused,
+                    f"{label}.edited{number}".encode(),
+                    RENAME_NOREPLACE,
+                )
+            except FileExistsError:
+                continue
+            except FileNotFoundError:
+                pass
+            return
 
     def _is_kept(self, label: str, digest: Digest) -> bool:
         """Whether *label* holds this content already.

@@ -469,3 +469,21 @@ def test_refusal_without_a_commit_is_explained_as_well(root, stale):
     )
     assert said == stale.why(PLAN)
     assert (said.cause, said.merge) == ("refused at open", "overlaps")
+
+
+@pytest.mark.invariant("I6")
+@pytest.mark.parametrize("way", ["refuse", "merge"])
+def test_kept_copy_that_was_edited_by_hand_survives_the_next_refusal(root, stale, way):
+    def again():
+        with pytest.raises(ConflictError) as refusal:
+            stale.write(PLAN, "mine\n", on_conflict=way)
+        return root / (refusal.value.fields.get("marked") or refusal.value.kept)
+
+    kept = again()
+    fresh = kept.read_bytes()
+    for number in (1, 2):
+        kept.write_bytes(b"resolved by hand %d\n" % number)
+        assert again() == kept
+        assert kept.read_bytes() == fresh
+        beside = kept.with_name(f"{kept.name}.edited{number}")
+        assert beside.read_bytes() == b"resolved by hand %d\n" % number
