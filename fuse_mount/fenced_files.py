@@ -267,7 +267,8 @@ class FencedFiles(FencedReading):
                 path=shown(copy.key),
                 by=self.fence.parts.session.name,
             )
-            self.fence.keep_aside(copy.key, copy.claim, copy.content(), error)
+            self.fence.keep_aside(copy.key, copy.claim, lambda: self.copies.keep(copy), error)
+            copy.kept = bool(error.fields.get("kept"))
             self.discard(state, copy, refused=True)
         else:
             self.discard(state, copy)

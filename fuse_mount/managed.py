@@ -27,6 +27,7 @@ from fuse_mount.claims import Claim
 from fuse_mount.faces import Faces
 from fuse_mount.fence import Fence, seen_of
 from fuse_mount.handles import Handle, OpenFiles
+from fuse_mount.keeping import is_kept
 from fuse_mount.nodes import Node, no_such
 from fuse_mount.protocol import Attr, Entry
 from fuse_mount.states import Hold, State
@@ -219,7 +220,8 @@ class Managed(OpenFiles):
         state.empty_due = 0.0
         try:
             done = self._committed(copy, process or copy.opener, operation)
-        except OSError:
+        except OSError as error:
+            copy.kept = is_kept(error)
             self.discard(state, copy, refused=True)
             state.deleted, state.replaces = None, False  # what stands there is seen again
             raise
@@ -256,6 +258,7 @@ class Managed(OpenFiles):
             operation,
             process=process,
             attributes_of=copy.path,
+            keep=lambda: self.copies.keep(copy),
         )
 
     def _appended(self, copy: WorkingCopy, process: int) -> Commit:
@@ -265,9 +268,9 @@ class Managed(OpenFiles):
             # It was found absent: if it still is, the session knows what it makes.
             self.fence.parts.session.seen_here.setdefault(copy.key, base)
         made = copy.is_new and self.on_disk(copy.key) is None
-        size = os.fstat(copy.descriptor).st_size
-        added = os.pread(copy.descriptor, size - copy.base_size, copy.base_size)
-        done = self.fence.append(copy.key, added, process)
+        done = self.fence.append(
+            copy.key, copy.claim, copy.added, lambda: self.copies.keep(copy), process
+        )
         if made and base is not None and done.base == base.generation:
             self.wear(copy.key, copy.descriptor)
         return done

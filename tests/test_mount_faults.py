@@ -1,0 +1,188 @@
+"""Hazard: something fails inside a mount's server, and what a user wrote is gone with it.
+
+The disk is full, a peer has the lease, the server died. The tree is called as the
+transport calls it; nothing is mounted.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+
+import pytest
+
+from coherent_volume.keeping import Keeping
+from coherent_volume.staging import Staging
+from fuse_mount.fence import Fence, Options
+from fuse_mount.keeping import kept_of_the_dead
+from fuse_mount.tree import Caller
+from fuse_mount.view import MountedTree
+
+CALLER = Caller(os.getuid(), os.getgid(), os.getpid())
+PLAN = "plans/plan.md"
+
+
+class Mounted:
+    """Alice's mount without a kernel: its tree, and what a kernel would ask of it."""
+
+    def __init__(self, volume):
+        self.parts = volume._open_parts()
+        self.fence = Fence(self.parts, Options(reflex_s=0.0), volume._maintenance.nudge)
+        root = os.dup(self.parts.root.descriptor)
+        self.tree = MountedTree(root, 100, self.fence, os.fsencode(self.parts.root.path))
+
+    def place(self, path):
+        """The directory's node and the name in it."""
+        *folders, name = os.fsencode(path).split(b"/")
+        node = self.tree.nodes.root
+        for folder in folders:
+            node = self.tree.nodes.get(self.tree.lookup(node, folder).node)
+        return node, name
+
+    def open(self, path, flags):
+        """Open as the kernel does: ESTALE lets it ask once more."""
+        for turn in (1, 2):
+            node = self.tree.nodes.get(self.tree.lookup(*self.place(path)).node)
+            try:
+                return self.tree.open(CALLER, node, flags)
+            except OSError as error:
+                if error.errno != errno.ESTALE or turn == 2:
+                    raise
+        raise AssertionError("unreachable")
+
+    def read(self, path):
+        number = self.open(path, os.O_RDONLY)
+        try:
+            return self.tree.read(number, 0, 1 << 20)
+        finally:
+            self.tree.release(number)
+
+    def write(self, path, data, flags=os.O_WRONLY | os.O_TRUNC):
+        """Open and write; the number of the open file."""
+        number = self.open(path, flags)
+        self.tree.write(CALLER, number, 0, memoryview(data))
+        return number
+
+    def close(self, number):
+        """The last descriptor is closed: the close may fail, its release may not."""
+        try:
+            self.tree.flush(CALLER, number)
+        finally:
+            self.tree.release(number)
+
+    def unmount(self):
+        tree, self.tree = self.tree, None
+        if tree is not None:
+            tree.close()
+
+    def why(self, path):
+        return self.fence.reasons.why(os.fsencode(path)) or ""
+
+
+@pytest.fixture
+def mounted(bob, alice):
+    bob.read(PLAN)
+    here = Mounted(alice)
+    here.read(PLAN)
+    yield here
+    here.unmount()
+
+
+def kept_in(root):
+    """The contents of everything in refused/ but the reports."""
+    folder = root / ".coherence" / "refused"
+    return [each.read_bytes() for each in folder.iterdir() if each.suffix != ".report"]
+
+
+def failing(*_, **__):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+@pytest.fixture
+def full_disk(monkeypatch):
+    """No room for one more byte, from the moment on when it is called."""
+
+    def fill():
+        monkeypatch.setattr(Keeping, "_draft", failing)
+        monkeypatch.setattr(Staging, "stage", failing)
+
+    return fill
+
+
+# ── what was written is kept ─────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("flags", [os.O_WRONLY | os.O_APPEND, os.O_WRONLY | os.O_TRUNC])
+def test_what_was_written_is_kept_when_a_peer_takes_the_lease_before_the_close(
+    mounted, root, bob, flags
+):
+    number = mounted.write(PLAN, b"precious\n", flags)
+    with bob.lease(PLAN), pytest.raises(PermissionError):
+        mounted.close(number)
+    (kept,) = kept_in(root)
+    assert kept.endswith(b"precious\n")
+    assert "Your content is kept in .coherence/refused/plan.md" in mounted.why(PLAN)
+    assert (root / PLAN).read_bytes() == b"first\n"
+
+
+@pytest.mark.parametrize("flags", [os.O_WRONLY | os.O_APPEND, os.O_WRONLY | os.O_TRUNC])
+def test_a_complete_save_is_kept_on_a_full_disk(mounted, root, full_disk, flags):
+    number = mounted.write(PLAN, b"precious\n", flags)
+    full_disk()
+    with pytest.raises(OSError, match="No space left"):
+        mounted.close(number)
+    (kept,) = kept_in(root)
+    assert kept.endswith(b"precious\n")
+    assert mounted.parts.staging.token in os.listdir(root / ".coherence" / "mounts")
+    assert os.listdir(root / ".coherence" / "mounts" / mounted.parts.staging.token) == ["index"]
+
+
+@pytest.mark.usefixtures("expected_warnings")
+def test_what_could_not_be_kept_at_all_is_found_by_the_next_mount(
+    mounted, root, alice, full_disk, volume, monkeypatch
+):
+    number = mounted.write(PLAN, b"precious\n")
+    full_disk()
+    with monkeypatch.context() as broken:
+        broken.setattr(Keeping, "refuse", failing)
+        with pytest.raises(OSError, match="No space left"):
+            mounted.close(number)
+        mounted.unmount()
+        assert kept_in(root) == []
+    alice.close()
+    (kept,) = kept_of_the_dead(volume("carol")._open_parts())
+    assert (root / kept).read_bytes() == b"precious\n"
+    folders = [each for each in (root / ".coherence" / "mounts").iterdir() if each.is_dir()]
+    assert folders == []
+
+
+def leave_behind(mounted, root):
+    """What a killed server of alice's leaves: a copy with content, and one without."""
+    mounted.write(PLAN, b"an hour of work\n")
+    mounted.open(PLAN, os.O_WRONLY)
+    here = root / ".coherence" / "mounts" / mounted.parts.staging.token
+    return shutil.copytree(here, here.with_name("0123456789abcdef"))
+
+
+@pytest.mark.usefixtures("expected_warnings")
+def test_the_work_of_a_dead_mount_stays_until_it_can_be_kept(mounted, root, volume, monkeypatch):
+    dead = leave_behind(mounted, root)
+    parts = volume("carol")._open_parts()
+    with monkeypatch.context() as broken:
+        broken.setattr(Keeping, "refuse", failing)
+        assert kept_of_the_dead(parts) == []
+    assert [each.read_bytes() for each in dead.iterdir() if each.name != "index"] == [
+        b"an hour of work\n"
+    ]
+    (kept,) = kept_of_the_dead(parts)
+    assert (root / kept).read_bytes() == b"an hour of work\n"
+    assert not dead.exists()
+
+
+def test_the_work_of_a_dead_mount_is_kept_on_a_full_disk(mounted, root, volume, full_disk):
+    dead = leave_behind(mounted, root)
+    full_disk()
+    (kept,) = kept_of_the_dead(volume("carol")._open_parts())
+    assert (root / kept).read_bytes() == b"an hour of work\n"
+    assert not dead.exists()
