@@ -13,7 +13,7 @@ import contextlib
 import errno
 import logging
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from coherent_volume import operations
@@ -26,7 +26,6 @@ from coherent_volume.errors import (
     StaleGenerationError,
     UnavailableError,
     UsageError,
-    from_os_error,
 )
 from coherent_volume.files import Fingerprint, drop_lease
 from coherent_volume.gating import settled_heads
@@ -47,6 +46,7 @@ from fuse_mount.credit import Credit
 from fuse_mount.errnos import errno_of
 from fuse_mount.keeping import Content, copy_to_refused, keep_by
 from fuse_mount.nodes import no_such
+from fuse_mount.outcomes import before_commit
 from fuse_mount.reasons import Reasons
 
 __all__ = ["PATH_MAX", "Fence", "Options", "seen_of"]
@@ -226,7 +226,7 @@ class Fence:
         *keep* moves it to ``refused/``; without, it is copied there.
         """
         try:
-            with _typed(key, operation):
+            with before_commit(key, operation):
                 done = self._saved(key, claim, content, operation, attributes_of)
         except CoherenceError as error:
             keep_by(
@@ -302,7 +302,7 @@ class Fence:
         *keep* moves what cannot be added to ``refused/``.
         """
         try:
-            with _typed(key, "append"):
+            with before_commit(key, "append"):
                 done = operations.append(self.parts, key, data())
         except CoherenceError as error:
             keep_by(keep, key, error)
@@ -329,7 +329,9 @@ class Fence:
         self._nudge()
         return []
 
-    def swap(self, intents: list[tuple[ArtifactKey, Claim, bytes, ArtifactKey]]) -> None:
+    def swap(
+        self, intents: Sequence[tuple[ArtifactKey, Claim, Content, ArtifactKey | None]]
+    ) -> None:
         """Commit several contents as one: all or none."""
         wanted = [
             Intent(key, "rename", data, claim.expectation, claim.base, attributes_of=source)
@@ -382,15 +384,6 @@ class Fence:
 def seen_of(done: Commit) -> SeenRow:
     """What whoever made the commit *done* has seen with it."""
     return SeenRow(done.generation, Digest(bytes.fromhex(done.digest)), done.epoch)
-
-
-@contextlib.contextmanager
-def _typed(key: ArtifactKey, operation: str) -> Iterator[None]:
-    """Errors of the system in the block, all before a commit, as errors of this package."""
-    try:
-        yield
-    except OSError as error:
-        raise from_os_error(error, shown(key), operation) from error
 
 
 def _deletion(key: ArtifactKey, claim: Claim) -> Intent:

@@ -20,12 +20,11 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from coherent_volume.digest import digest_of
+from coherent_volume.digest import digest_of_chunks
 from coherent_volume.errors import (
     CoherenceError,
     StaleGenerationError,
 )
-from coherent_volume.files import read_exactly
 from coherent_volume.model import ArtifactKey, Digest
 from coherent_volume.paths import shown
 from fuse_mount.claims import OVERWRITE, Claim
@@ -37,7 +36,7 @@ from fuse_mount.nodes import Node, no_such
 from fuse_mount.processes import keeps_writable, process_of
 from fuse_mount.protocol import Entry
 from fuse_mount.tree import Caller
-from fuse_mount.working import WorkingCopy
+from fuse_mount.working import WorkingCopy, content_of
 
 __all__ = ["FencedFiles", "Late"]
 
@@ -314,21 +313,27 @@ class FencedFiles(FencedReading):
             handle.version = copy.version
 
     def _flush_late(self, handle: Handle, late: Late) -> None:
-        with self.locked(late.key):
+        with self.locked(late.key), contextlib.ExitStack() as stack:
             descriptor = os.open(b"/proc/self/fd/%d" % handle.descriptor, os.O_RDONLY)
-            try:
-                data = read_exactly(descriptor, os.fstat(descriptor).st_size)
-            finally:
-                os.close(descriptor)
+            stack.callback(os.close, descriptor)
             # By its content: the kernel may write by itself, and tells nobody.
-            digest = digest_of(data)
+            data = content_of(descriptor)
+            is_small = isinstance(data, bytes)
+            digest = digest_of_chunks([data] if isinstance(data, bytes) else data)
             if digest == late.saved:
                 return
             late.saved = digest
             done = self.fence.save(
-                late.key, late.claim, lambda: data, "write", process=handle.opener
+                late.key,
+                late.claim,
+                lambda: data if is_small else content_of(descriptor),
+                "write",
+                process=handle.opener,
             )
-            late.claim = Claim(seen_of(done))
+            seen = seen_of(done)
+            late.claim = Claim(seen)
+            if not is_small:
+                late.saved = seen.digest  # somebody may have written meanwhile
 
     def release(self, number: int) -> None:
         """The last descriptor is closed; nobody hears of a refusal any more."""

@@ -24,6 +24,7 @@ from coherent_volume.paths import shown
 from coherent_volume.records import SeenRow
 
 __all__ = [
+    "DRAFT",
     "FOLDER",
     "Content",
     "copy_to_refused",
@@ -37,7 +38,7 @@ __all__ = [
 _log = logging.getLogger("coherent_volume")
 Content = bytes | Iterable[bytes]
 FOLDER = ".coherence/mounts"
-_DRAFT = b"plain-"
+DRAFT = b"plain-"
 """How the name of a file begins that is a copy of something else, and half of one maybe."""
 
 
@@ -143,7 +144,7 @@ def kept_of_a_mount(parts: VolumeParts, folder: str) -> list[str]:
                 _log.warning("%s: unsaved content could not be kept: %s", folder, error)
         left = [os.fsencode(name) for name in os.listdir(directory)]
         for name in left:
-            if name.startswith(_DRAFT) or left == [b"index"]:
+            if name.startswith(DRAFT) or left == [b"index"]:
                 with contextlib.suppress(OSError):
                     os.unlink(name, dir_fd=directory)
     finally:

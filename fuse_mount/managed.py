@@ -29,6 +29,7 @@ from fuse_mount.fence import Fence, seen_of
 from fuse_mount.handles import Handle, OpenFiles
 from fuse_mount.keeping import is_kept
 from fuse_mount.nodes import Node, no_such
+from fuse_mount.outcomes import after_commit
 from fuse_mount.protocol import Attr, Entry
 from fuse_mount.states import Hold, State
 from fuse_mount.tree import attr_of
@@ -227,7 +228,9 @@ class Managed(OpenFiles):
             raise
         if not done.changed:
             self.wear(copy.key, copy.descriptor)
-        found = self.on_disk(copy.key)
+        found = None
+        with after_commit(copy.key):
+            found = self.on_disk(copy.key)
         # What was appended may stand behind lines of a peer's that the copy has not:
         # whatever is written to it later can only be appended as well.
         base = copy.claim.base
@@ -281,23 +284,24 @@ class Managed(OpenFiles):
         Content that was there already makes no generation, and a saver that
         only changed the mode (git does it by a new file) would change nothing.
         """
-        wanted = Attributes.of(source, os.fstat(source))
-        try:
-            descriptor = self.open_real(key)
-        except OSError:
-            return  # somebody took it away: that is judged by the next look
-        try:
-            before = os.fstat(descriptor)
-            if (stat.S_IMODE(before.st_mode), before.st_uid, before.st_gid) != (
-                wanted.mode,
-                wanted.uid,
-                wanted.gid,
-            ):
-                give(descriptor, wanted)
-                after = os.fstat(descriptor)
-                self.fence.claims.note_change(key, before.st_ctime_ns, after.st_ctime_ns)
-        finally:
-            os.close(descriptor)
+        with after_commit(key):
+            wanted = Attributes.of(source, os.fstat(source))
+            try:
+                descriptor = self.open_real(key)
+            except OSError:
+                return  # somebody took it away: that is judged by the next look
+            try:
+                before = os.fstat(descriptor)
+                if (stat.S_IMODE(before.st_mode), before.st_uid, before.st_gid) != (
+                    wanted.mode,
+                    wanted.uid,
+                    wanted.gid,
+                ):
+                    give(descriptor, wanted)
+                    after = os.fstat(descriptor)
+                    self.fence.claims.note_change(key, before.st_ctime_ns, after.st_ctime_ns)
+            finally:
+                os.close(descriptor)
 
     def discard(self, state: State, copy: WorkingCopy, *, refused: bool = False) -> None:
         """The copy is no longer its artifact's; its open files keep what they have."""

@@ -24,7 +24,7 @@ from fuse_mount.claims import Claim
 from fuse_mount.keeping import FOLDER, kept_of_a_mount, move_to_refused
 from fuse_mount.nodes import Node
 
-__all__ = ["Copies", "WorkingCopy"]
+__all__ = ["Copies", "WorkingCopy", "content_of"]
 
 _PREPARED_S = 1.0
 _IN_MEMORY = 16 << 20
@@ -109,10 +109,7 @@ class WorkingCopy:
 
     def content(self) -> bytes | Iterator[bytes]:
         """All of it."""
-        size = os.fstat(self.descriptor).st_size
-        if size <= _IN_MEMORY:
-            return read_exactly(self.descriptor, size)
-        return chunks_of(self.descriptor)
+        return content_of(self.descriptor)
 
     def added(self) -> bytes:
         """What stands behind the content that it was made with."""
@@ -206,3 +203,9 @@ class Copies:
         os.close(self.directory)
         with contextlib.suppress(OSError):
             os.rmdir(self._path)
+
+
+def content_of(descriptor: int) -> bytes | Iterator[bytes]:
+    """All of an open file; in one piece if it is small."""
+    size = os.fstat(descriptor).st_size
+    return read_exactly(descriptor, size) if size <= _IN_MEMORY else chunks_of(descriptor)

@@ -9,11 +9,13 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+import tracemalloc
 
 import pytest
 
 from coherent_volume.keeping import Keeping
 from coherent_volume.staging import Staging
+from coherent_volume.syscalls import RENAME_EXCHANGE
 from fuse_mount.fence import Fence, Options
 from fuse_mount.keeping import kept_of_the_dead
 from fuse_mount.tree import Caller
@@ -71,6 +73,9 @@ class Mounted:
         finally:
             self.tree.release(number)
 
+    def rename(self, old, new, flags=0):
+        self.tree.rename(CALLER, self.place(old), self.place(new), flags)
+
     def unmount(self):
         tree, self.tree = self.tree, None
         if tree is not None:
@@ -97,6 +102,16 @@ def kept_in(root):
 
 def failing(*_, **__):
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def fails_for(monkeypatch, name, *names):
+    """Let os.NAME fail for files that bear one of *names*."""
+    real = getattr(os, name)
+
+    def act(path, *arguments, **options):
+        return (failing if path in names else real)(path, *arguments, **options)
+
+    monkeypatch.setattr(os, name, act)
 
 
 @pytest.fixture
@@ -186,3 +201,72 @@ def test_the_work_of_a_dead_mount_is_kept_on_a_full_disk(mounted, root, volume, 
     (kept,) = kept_of_the_dead(volume("carol")._open_parts())
     assert (root / kept).read_bytes() == b"an hour of work\n"
     assert not dead.exists()
+
+
+# ── what was committed is not told as failed ─────────────────────────────────
+
+
+def test_a_rename_is_told_as_done_though_the_temporary_name_stays(
+    mounted, root, bob, monkeypatch, expected_warnings
+):
+    (root / "temporary").write_bytes(b"second\n")
+    fails_for(monkeypatch, "unlink", b"temporary")
+    mounted.rename("temporary", PLAN)
+    assert bob.read(PLAN) == b"second\n"
+    assert ["was saved" in each.getMessage() for each in expected_warnings] == [True]
+
+
+def test_a_temporary_name_that_leads_to_another_file_by_then_is_not_removed(
+    mounted, root, bob, monkeypatch
+):
+    (root / "temporary").write_bytes(b"second\n")
+    (root / "other").write_bytes(b"other\n")
+
+    def at(point):
+        if point == "acknowledged" and (root / "other").exists():
+            os.replace(root / "other", root / "temporary")
+
+    monkeypatch.setattr("coherent_volume.points.reached", at)
+    mounted.rename("temporary", PLAN)
+    assert bob.read(PLAN) == b"second\n"
+    assert (root / "temporary").read_bytes() == b"other\n"
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+def test_an_artifact_and_another_file_are_exchanged_or_both_stay(
+    mounted, root, bob, monkeypatch, reverse
+):
+    (root / "other").write_bytes(b"other\n")
+    names = ("other", PLAN) if reverse else (PLAN, "other")
+    with monkeypatch.context() as full:
+        full.setattr("fuse_mount.fenced_moves.copy_content", failing)
+        with pytest.raises(OSError, match="No space left"):
+            mounted.rename(*names, RENAME_EXCHANGE)
+    assert (root / PLAN).read_bytes() == b"first\n"
+    assert (root / "other").read_bytes() == b"other\n"
+    mounted.rename(*names, RENAME_EXCHANGE)
+    assert bob.read(PLAN) == b"other\n"
+    assert (root / "other").read_bytes() == b"first\n"
+    left = os.listdir(root / ".coherence" / "mounts" / mounted.parts.staging.token)
+    assert left == ["index"]
+
+
+# ── nothing is used up ───────────────────────────────────────────────────────
+
+
+def test_a_large_file_that_becomes_an_artifact_is_not_read_into_memory(mounted, root):
+    with (root / "large").open("wb") as file:
+        file.write(b"large")
+        file.truncate(24 << 20)
+    number = mounted.open("large", os.O_WRONLY)
+    tracemalloc.start()
+    try:
+        mounted.rename("large", PLAN)
+        mounted.tree.write(CALLER, number, 0, memoryview(b"again"))
+        mounted.close(number)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert (root / PLAN).stat().st_size == 24 << 20
+    assert (root / PLAN).read_bytes()[:6] == b"again\0"
+    assert peak < 12 << 20
