@@ -212,9 +212,22 @@ class Managed(OpenFiles):
     def new_copy(self, key: ArtifactKey, claim: Claim, parent: Node | None) -> WorkingCopy:
         """An empty copy of *key* with a node of its own."""
         copy = self.copies.new(key, claim)
-        copy.node = self.nodes.add_private(copy, parent, copy.descriptor)
+        try:
+            copy.node = self.nodes.add_private(copy, parent, copy.descriptor)
+        except BaseException:
+            self.copies.drop(copy)
+            raise
         copy.shown_inode = self.faces.fresh()
         return copy
+
+    @contextlib.contextmanager
+    def discarded_if_failing(self, state: State, copy: WorkingCopy) -> Iterator[None]:
+        """*copy* is nobody's, should the block fail: nothing of it stays. State locked."""
+        try:
+            yield
+        except BaseException:
+            self.discard(state, copy)
+            raise
 
     def commit_copy(self, state: State, copy: WorkingCopy, process: int, operation: str) -> None:
         """Make the copy's content the next generation; its state is locked."""
@@ -307,7 +320,7 @@ class Managed(OpenFiles):
         """The copy is no longer its artifact's; its open files keep what they have."""
         copy.refused = copy.refused or refused
         if state.copy is copy:
-            state.copy, state.empty_due = None, 0.0
+            state.copy, state.empty_due, state.replaces = None, 0.0, False
         self.copies.drop(copy)
         if copy.node is not None and copy.node.lookups <= 0:
             self.nodes.forget(copy.node.id, 0)  # the kernel never heard of it

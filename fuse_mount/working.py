@@ -9,6 +9,7 @@ of the generation never see it. Decides nothing.
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import threading
@@ -22,7 +23,7 @@ from coherent_volume.parts import VolumeParts
 from coherent_volume.staging import copy_content
 from fuse_mount.claims import Claim
 from fuse_mount.keeping import FOLDER, kept_of_a_mount, move_to_refused
-from fuse_mount.nodes import Node
+from fuse_mount.nodes import Node, no_such
 
 __all__ = ["Copies", "WorkingCopy", "content_of"]
 
@@ -145,16 +146,23 @@ class Copies:
         with self._lock:
             self._number += 1
             name = b"%d" % self._number
-        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-        descriptor = os.open(name, flags, 0o600, dir_fd=self.directory)
         line = {
             "copy": name.decode(),
             "path": os.fsdecode(key),
             "base": claim.base.generation if claim.base else 0,
             "session": self._parts.session.name,
         }
-        os.write(self._index, json.dumps(line).encode() + b"\n")
+        self._enter(line)
+        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+        descriptor = os.open(name, flags, 0o600, dir_fd=self.directory)
         return WorkingCopy(key, claim, os.path.join(self._folder, name), descriptor)
+
+    def _enter(self, line: dict[str, object]) -> None:
+        """Write a line of the index, before there is a file that only it explains."""
+        # A line that the disk had room for half of must not spoil the next one.
+        text = b"\n" + json.dumps(line).encode() + b"\n"
+        if os.write(self._index, text) < len(text):
+            raise no_such(errno.ENOSPC)
 
     def fill(self, copy: WorkingCopy, source: int) -> None:
         """Give *copy* the bytes and the attributes of an open file.

@@ -254,6 +254,42 @@ def test_an_artifact_and_another_file_are_exchanged_or_both_stay(
 # ── nothing is used up ───────────────────────────────────────────────────────
 
 
+def in_use(mounted):
+    """The descriptors of the process, and the private files and nodes of the mount."""
+    here = mounted.tree.copies.directory
+    return len(os.listdir("/proc/self/fd")), os.listdir(here), len(mounted.tree.nodes._nodes)
+
+
+@pytest.mark.parametrize("what", ["working.copy_content", "working.give"])
+def test_opens_that_fail_leave_nothing_open(mounted, monkeypatch, what):
+    monkeypatch.setattr(f"fuse_mount.{what}", failing)
+    for turn in range(5):
+        with pytest.raises(OSError, match="No space left"):
+            mounted.open(PLAN, os.O_RDWR)
+        if turn == 0:
+            before = in_use(mounted)
+    assert in_use(mounted) == before
+
+
+@pytest.mark.parametrize("what", ["attributes", "descriptors"])
+def test_a_new_file_that_cannot_be_made_leaves_nothing_open_and_the_deletion_before_it(
+    mounted, root, monkeypatch, what
+):
+    mounted.tree.unlink(CALLER, *mounted.place(PLAN))
+    before = in_use(mounted)
+    with monkeypatch.context() as broken:
+        if what == "attributes":
+            broken.setattr(mounted.tree, "give", failing)
+        else:
+            broken.setattr(mounted.tree, "_descriptors_max", 0)
+        for _ in range(5):
+            with pytest.raises(OSError, match="No space left|Too many"):
+                mounted.tree.create(CALLER, *mounted.place(PLAN), os.O_WRONLY, 0o644)
+    assert in_use(mounted) == before
+    mounted.tree.settle(float("inf"))
+    assert not (root / PLAN).exists()
+
+
 def test_a_large_file_that_becomes_an_artifact_is_not_read_into_memory(mounted, root):
     with (root / "large").open("wb") as file:
         file.write(b"large")
