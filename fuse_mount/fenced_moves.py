@@ -91,13 +91,13 @@ class FencedMoves(FencedNames):
             return
         prefix = (above + b"/" if above else b"") + place[1] + b"/"
         self.settle(float("inf"), prefix)
-        if any(s.shown_copy and k.startswith(prefix) for k, s in list(self._states.items())):
+        if any(s.shown_copy and s.key.startswith(prefix) for s in self._states.holding()):
             raise no_such(errno.ENOTEMPTY)
 
     def _holds_artifacts(self, prefix: bytes) -> bool:
         if any(
-            state.shown_copy and key.startswith(prefix + b"/")
-            for key, state in list(self._states.items())
+            state.shown_copy and state.key.startswith(prefix + b"/")
+            for state in self._states.holding()
         ):
             return True
         root = b"/proc/self/fd/%d/" % self.nodes.root.descriptor

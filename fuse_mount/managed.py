@@ -31,7 +31,7 @@ from fuse_mount.keeping import is_kept
 from fuse_mount.nodes import Node, no_such
 from fuse_mount.outcomes import after_commit
 from fuse_mount.protocol import Attr, Entry
-from fuse_mount.states import Hold, State
+from fuse_mount.states import Hold, State, States
 from fuse_mount.tree import attr_of
 from fuse_mount.working import Copies, WorkingCopy
 
@@ -45,14 +45,14 @@ GENERATION_ATTR_S = 1.0
 
 
 class Managed(OpenFiles):
-    """Open files, and the state of every artifact that this session has touched."""
+    """Open files, and the state of every artifact that this session is changing."""
 
     def __init__(self, root: int, descriptors_max: int, fence: Fence) -> None:
         super().__init__(root, descriptors_max)
         self.fence = fence
         self.copies = Copies(fence.parts)
         self.faces = Faces()
-        self._states: dict[ArtifactKey, State] = {}
+        self._states = States()
         # Set aside for commits, and for the library's own files.
         self._descriptors_max = resource.getrlimit(resource.RLIMIT_NOFILE)[0] - _RESERVE
         self._stopped = threading.Event()
@@ -129,7 +129,7 @@ class Managed(OpenFiles):
 
     def state(self, key: ArtifactKey) -> State:
         """The state of *key*."""
-        return self._states.get(key) or self._states.setdefault(key, State(key))
+        return self._states.of(key)
 
     @contextlib.contextmanager
     def locked(self, *keys: ArtifactKey | None) -> Iterator[None]:
@@ -331,6 +331,7 @@ class Managed(OpenFiles):
         while not self._stopped.wait(_TICK_S):
             try:
                 self.settle(time.monotonic())
+                self.tidy()
                 self.fence.credit.ripen()
                 self.fence.credit.write_down()
             except Exception:  # noqa: BLE001 - it must go on ticking
@@ -340,7 +341,7 @@ class Managed(OpenFiles):
         """End the holds that are due by *until*, of the names that begin with *below*."""
         due = [
             state
-            for state in list(self._states.values())
+            for state in self._states.holding()
             if state.key.startswith(below)
             and (
                 (state.deleted is not None and not state.replaces and state.deleted.is_due(until))
@@ -362,6 +363,18 @@ class Managed(OpenFiles):
             for key in deletions:
                 self.state(key).deleted = None
 
+    def tidy(self) -> None:
+        """Forget the states that hold nothing, or each tick would walk over all there ever were."""
+        for state in self._states.holding():
+            if state.is_idle and state.lock.acquire(blocking=False):
+                try:
+                    if state.is_idle:  # still, under the lock
+                        if state.copy is not None:
+                            self.discard(state, state.copy)
+                        self._states.let_go(state)
+                finally:
+                    state.lock.release()
+
     def hold_deletion(self, state: State, claim: Claim, remover: int) -> None:
         """The session has deleted the artifact; peers learn of it a little later."""
         state.deleted = Hold(claim, time.monotonic() + self.fence.options.hold_s, remover)
@@ -372,7 +385,7 @@ class Managed(OpenFiles):
         self._stopped.set()
         if self._clock.is_alive():
             self._clock.join(5.0)
-        for state in list(self._states.values()):
+        for state in self._states.holding():
             with state.lock, contextlib.suppress(OSError):
                 copy = state.copy
                 if copy is not None and copy.dirty:

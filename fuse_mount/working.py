@@ -28,6 +28,7 @@ from fuse_mount.nodes import Node, no_such
 __all__ = ["Copies", "WorkingCopy", "content_of"]
 
 _PREPARED_S = 1.0
+_FORSAKEN_S = 10.0
 _IN_MEMORY = 16 << 20
 
 
@@ -84,6 +85,12 @@ class WorkingCopy:
         return not self.discarded and (
             self.dirty or self.is_new or time.monotonic() < self.prepared_until
         )
+
+    @property
+    def is_forsaken(self) -> bool:
+        """Whether nobody came to open it for so long that nobody will."""
+        until = self.prepared_until + _FORSAKEN_S
+        return not (self.handles or self.dirty or self.is_new) and time.monotonic() > until
 
     def prepare(self, thread: int) -> None:
         """Let the next look-up lead to it: the kernel is asked to open once more."""

@@ -14,10 +14,13 @@ import tracemalloc
 import pytest
 
 from coherent_volume.keeping import Keeping
+from coherent_volume.model import ArtifactKey
 from coherent_volume.staging import Staging
 from coherent_volume.syscalls import RENAME_EXCHANGE
+from fuse_mount.claims import OVERWRITE
 from fuse_mount.fence import Fence, Options
 from fuse_mount.keeping import kept_of_the_dead
+from fuse_mount.states import Hold
 from fuse_mount.tree import Caller
 from fuse_mount.view import MountedTree
 
@@ -42,12 +45,18 @@ class Mounted:
             node = self.tree.nodes.get(self.tree.lookup(node, folder).node)
         return node, name
 
+    def node(self, path):
+        return self.tree.nodes.get(self.tree.lookup(*self.place(path)).node)
+
+    def unfinished(self):
+        """The artifacts that hold something which is not committed."""
+        return sorted(state.key for state in self.tree._states.holding())
+
     def open(self, path, flags):
         """Open as the kernel does: ESTALE lets it ask once more."""
         for turn in (1, 2):
-            node = self.tree.nodes.get(self.tree.lookup(*self.place(path)).node)
             try:
-                return self.tree.open(CALLER, node, flags)
+                return self.tree.open(CALLER, self.node(path), flags)
             except OSError as error:
                 if error.errno != errno.ESTALE or turn == 2:
                     raise
@@ -283,7 +292,7 @@ def test_a_new_file_that_cannot_be_made_leaves_nothing_open_and_the_deletion_bef
         else:
             broken.setattr(mounted.tree, "_descriptors_max", 0)
         for _ in range(5):
-            with pytest.raises(OSError, match="No space left|Too many"):
+            with pytest.raises(OSError, match=r"No space left|Too many"):
                 mounted.tree.create(CALLER, *mounted.place(PLAN), os.O_WRONLY, 0o644)
     assert in_use(mounted) == before
     mounted.tree.settle(float("inf"))
@@ -306,3 +315,31 @@ def test_a_large_file_that_becomes_an_artifact_is_not_read_into_memory(mounted, 
     assert (root / PLAN).stat().st_size == 24 << 20
     assert (root / PLAN).read_bytes()[:6] == b"again\0"
     assert peak < 12 << 20
+
+
+def test_the_clock_remembers_what_is_unfinished_and_nothing_else(mounted, monkeypatch):
+    for number in range(20):
+        path = f"plans/{number}.md"
+        _, handle = mounted.tree.create(CALLER, *mounted.place(path), os.O_WRONLY, 0o644)
+        mounted.tree.write(CALLER, handle, 0, memoryview(b"text"))
+        mounted.close(handle)
+    mounted.open("plans/1.md", os.O_WRONLY)
+    with pytest.raises(OSError, match="Stale"):  # the kernel would come back, and does not
+        mounted.tree.open(CALLER, mounted.node("plans/2.md"), os.O_WRONLY)
+    mounted.tree.unlink(CALLER, *mounted.place("plans/3.md"))
+    mounted.tree.tidy()
+    assert mounted.unfinished() == [b"plans/1.md", b"plans/2.md", b"plans/3.md"]
+    monkeypatch.setattr("fuse_mount.working._FORSAKEN_S", -1.0)
+    mounted.tree.settle(float("inf"))
+    mounted.tree.tidy()
+    assert mounted.unfinished() == [b"plans/1.md"]
+
+
+def test_a_state_that_a_thread_is_at_stays_the_one_of_its_artifact(mounted):
+    state = mounted.tree.state(ArtifactKey(b"plans/plan.md"))
+    with state.lock:
+        state.deleted = Hold(OVERWRITE, 0.0, 0)
+        state.deleted = None
+        mounted.tree.tidy()
+        assert mounted.unfinished() == []
+        assert mounted.tree.state(ArtifactKey(b"plans/plan.md")) is state
