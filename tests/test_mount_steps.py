@@ -16,6 +16,7 @@ from harness.mounted import mounts_of, needs_fuse
 
 from coherent_volume import NotObservedError
 from coherent_volume.model import ArtifactKey
+from coherent_volume.parts import now_ns
 from fuse_mount import credit
 from fuse_mount.fence import Fence, Options, seen_of
 from fuse_mount.tree import Caller, Change
@@ -235,6 +236,17 @@ def test_a_living_process_is_held_to_what_it_read_however_much_is_opened_after(b
         )  # no such process
     assert here.standing(key, editor).base == first
     assert len(here._last) < 20
+
+
+def test_a_program_is_not_held_to_what_another_read_that_had_its_number(bob, monkeypatch):
+    key, number = ArtifactKey(b"plans/plan.md"), os.getppid()
+    here = credit.Credit(bob._open_parts(), 0.0)
+    here.note_read(key, seen_of(bob.write("plans/plan.md", OLD, overwrite=True)), number, None)
+    newer = seen_of(bob.write("plans/plan.md", NEW))
+    here.note_read(key, newer, os.getpid(), None)
+    assert here.standing(key, number).base != newer
+    monkeypatch.setattr(credit, "start_of", lambda process: now_ns() * (process == number))
+    assert here.standing(key, number).base == newer
 
 
 def test_a_view_is_not_written_down_over_a_later_one_of_the_session(bob, volume):
