@@ -43,7 +43,7 @@ class FencedAttributes(FencedFiles):
             return super().getattr(node)
         key, found = current
         attr = self.faces.of(key, attr_of(found))
-        state = self._states.get(key)
+        state = self._states.find(key)
         if state is not None and state.deleted is not None:
             return attr._replace(nlink=0), 0.0  # the session removed it, and has it open
         return attr, GENERATION_ATTR_S

@@ -20,12 +20,11 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from coherent_volume.digest import digest_of
+from coherent_volume.digest import digest_of_chunks
 from coherent_volume.errors import (
     CoherenceError,
     StaleGenerationError,
 )
-from coherent_volume.files import read_exactly
 from coherent_volume.model import ArtifactKey, Digest
 from coherent_volume.paths import shown
 from fuse_mount.claims import OVERWRITE, Claim
@@ -37,7 +36,7 @@ from fuse_mount.nodes import Node, no_such
 from fuse_mount.processes import keeps_writable, process_of
 from fuse_mount.protocol import Entry
 from fuse_mount.tree import Caller
-from fuse_mount.working import WorkingCopy
+from fuse_mount.working import WorkingCopy, content_of
 
 __all__ = ["FencedFiles", "Late"]
 
@@ -99,19 +98,23 @@ class FencedFiles(FencedReading):
         if appends and flags & os.O_ACCMODE == os.O_WRONLY:
             # Whoever only adds at the end overwrites nobody.
             with self.fence.admitted(state.key, OVERWRITE, "open") as head:
-                copy = self.new_copy(state.key, claim, parent)
-                self.copies.fill(copy, head.look.descriptor)
+                copy = self._filled(state, claim, parent, head.look.descriptor)
                 copy.grows_only = True
         else:
             with self.fence.admitted(state.key, claim, "open") as head:
                 if not head.look.exists:
                     raise no_such(errno.ESTALE)
-                copy = self.new_copy(state.key, claim, parent)
-                self.copies.fill(copy, head.look.descriptor)
+                copy = self._filled(state, claim, parent, head.look.descriptor)
         if copy.looked is not None:
             copy.shown_inode = self.faces.number(copy.looked[0])
         state.copy = copy
         copy.prepare(caller.pid)
+        return copy
+
+    def _filled(self, state: State, claim: Claim, parent: Node | None, source: int) -> WorkingCopy:
+        copy = self.new_copy(state.key, claim, parent)
+        with self.discarded_if_failing(state, copy):
+            self.copies.fill(copy, source)
         return copy
 
     def _open_copy(self, caller: Caller, node: Node, copy: WorkingCopy, flags: int) -> int:
@@ -122,29 +125,34 @@ class FencedFiles(FencedReading):
             mode = flags & (os.O_ACCMODE | os.O_APPEND)
             descriptor = os.open(b"/proc/self/fd/%d" % copy.descriptor, mode | os.O_CLOEXEC)
             self.spare(descriptor)
-            writable = flags & os.O_ACCMODE != os.O_RDONLY
             process, _ = process_of(caller.pid)
-            credit, base = self.fence.credit, copy.claim.base
-            if not writable:
-                credit.note_opened(copy.key, process, base)
-            # Of a new file: whatever was there before is gone, and was judged then.
-            elif not (flags & os.O_APPEND or copy.is_new) and credit.is_behind(
-                copy.key, process, base
-            ):
+            try:
+                self._begin(copy, descriptor, flags, process)
+            except BaseException:
                 os.close(descriptor)
-                raise self._two_programs(copy, "open", "saved")
-            if flags & os.O_TRUNC:
-                os.ftruncate(descriptor, 0)
-                copy.dirty, copy.has_data, copy.writer = True, False, 0
-            if writable and not flags & os.O_APPEND:
-                copy.grows_only = False
-            if writable:
-                copy.opener = process
+                raise
             copy.handles += 1
             copy.arrived(caller.pid)
             state.empty_due = 0.0
             handle = Handle(node, descriptor, flags, process, copy, copy.version)
             return self.keep_handle(handle)
+
+    def _begin(self, copy: WorkingCopy, descriptor: int, flags: int, process: int) -> None:
+        """Judge an open of *copy* by *process*, and do what it does by itself."""
+        writable = flags & os.O_ACCMODE != os.O_RDONLY
+        credit, base = self.fence.credit, copy.claim.base
+        if not writable:
+            credit.note_opened(copy.key, process, base)
+        # Of a new file: whatever was there before is gone, and was judged then.
+        elif not (flags & os.O_APPEND or copy.is_new) and credit.is_behind(copy.key, process, base):
+            raise self._two_programs(copy, "open", "saved")
+        if flags & os.O_TRUNC:
+            os.ftruncate(descriptor, 0)
+            copy.dirty, copy.has_data, copy.writer = True, False, 0
+        if writable and not flags & os.O_APPEND:
+            copy.grows_only = False
+        if writable:
+            copy.opener = process
 
     def _asked(self, state: State, caller: Caller, parent: Node | None, flags: int) -> OSError:
         """Have the kernel look the name up again, which it does once: it must find a copy."""
@@ -169,26 +177,29 @@ class FencedFiles(FencedReading):
                 raise self._asked(state, caller, parent, flags)
             copy = self._new_file(state, caller, parent, mode)
             copy.grows_only = bool(flags & os.O_APPEND)
-            entry = self.copy_entry(copy)
-            try:
-                return entry, self._open_copy(caller, self.nodes.get(entry.node), copy, flags)
-            except BaseException:
-                self.discard(state, copy)
-                raise
+            state.replaces = state.deleted is not None
+            with self.discarded_if_failing(state, copy):
+                entry = self.copy_entry(copy)
+                try:
+                    return entry, self._open_copy(caller, self.nodes.get(entry.node), copy, flags)
+                except BaseException:
+                    self.nodes.forget(entry.node, 1)  # the kernel never hears of it
+                    raise
 
     def _new_file(self, state: State, caller: Caller, parent: Node, mode: int) -> WorkingCopy:
         if state.deleted is not None:
-            claim, state.replaces = state.deleted.claim, True
+            claim = state.deleted.claim
         else:
             try:
                 claim = self.fence.claims.absence(state.key)
             except CoherenceError as error:
                 raise self.fence.refusal(state.key, "create", error) from error
         copy = self.new_copy(state.key, claim, parent)
-        above = os.fstat(self.nodes.descriptor(parent))
-        group = above.st_gid if above.st_mode & stat.S_ISGID else caller.gid
-        path = b"/proc/self/fd/%d" % copy.descriptor
-        self.give(path, os.fstat(copy.descriptor), caller._replace(gid=group), mode)
+        with self.discarded_if_failing(state, copy):
+            above = os.fstat(self.nodes.descriptor(parent))
+            group = above.st_gid if above.st_mode & stat.S_ISGID else caller.gid
+            path = b"/proc/self/fd/%d" % copy.descriptor
+            self.give(path, os.fstat(copy.descriptor), caller._replace(gid=group), mode)
         copy.is_new = True
         copy.changed(data=False)
         state.copy = copy
@@ -267,7 +278,8 @@ class FencedFiles(FencedReading):
                 path=shown(copy.key),
                 by=self.fence.parts.session.name,
             )
-            self.fence.keep_aside(copy.key, copy.claim, copy.content(), error)
+            self.fence.keep_aside(copy.key, copy.claim, lambda: self.copies.keep(copy), error)
+            copy.kept = bool(error.fields.get("kept"))
             self.discard(state, copy, refused=True)
         else:
             self.discard(state, copy)
@@ -313,21 +325,27 @@ class FencedFiles(FencedReading):
             handle.version = copy.version
 
     def _flush_late(self, handle: Handle, late: Late) -> None:
-        with self.locked(late.key):
+        with self.locked(late.key), contextlib.ExitStack() as stack:
             descriptor = os.open(b"/proc/self/fd/%d" % handle.descriptor, os.O_RDONLY)
-            try:
-                data = read_exactly(descriptor, os.fstat(descriptor).st_size)
-            finally:
-                os.close(descriptor)
+            stack.callback(os.close, descriptor)
             # By its content: the kernel may write by itself, and tells nobody.
-            digest = digest_of(data)
+            data = content_of(descriptor)
+            is_small = isinstance(data, bytes)
+            digest = digest_of_chunks([data] if isinstance(data, bytes) else data)
             if digest == late.saved:
                 return
             late.saved = digest
             done = self.fence.save(
-                late.key, late.claim, lambda: data, "write", process=handle.opener
+                late.key,
+                late.claim,
+                lambda: data if is_small else content_of(descriptor),
+                "write",
+                process=handle.opener,
             )
-            late.claim = Claim(seen_of(done))
+            seen = seen_of(done)
+            late.claim = Claim(seen)
+            if not is_small:
+                late.saved = seen.digest  # somebody may have written meanwhile
 
     def release(self, number: int) -> None:
         """The last descriptor is closed; nobody hears of a refusal any more."""

@@ -16,18 +16,20 @@ from collections.abc import Iterator
 from coherent_volume.attributes import Attributes, give
 from coherent_volume.digest import digest_of
 from coherent_volume.errors import CoherenceError
-from coherent_volume.files import read_exactly
-from coherent_volume.model import ArtifactKey
+from coherent_volume.model import ArtifactKey, Digest
 from coherent_volume.staging import copy_content
 from coherent_volume.syscalls import RENAME_EXCHANGE, RENAME_NOREPLACE, renameat2
 from fuse_mount.claims import Claim
 from fuse_mount.fence import PATH_MAX, seen_of
 from fuse_mount.fenced_files import Late
 from fuse_mount.fenced_names import FencedNames, Place
+from fuse_mount.keeping import DRAFT, Content
 from fuse_mount.nodes import Node, no_such
+from fuse_mount.outcomes import after_commit
 from fuse_mount.processes import process_of
 from fuse_mount.protocol import Entry
 from fuse_mount.tree import Caller
+from fuse_mount.working import content_of
 
 __all__ = ["FencedMoves"]
 
@@ -89,13 +91,13 @@ class FencedMoves(FencedNames):
             return
         prefix = (above + b"/" if above else b"") + place[1] + b"/"
         self.settle(float("inf"), prefix)
-        if any(s.shown_copy and k.startswith(prefix) for k, s in list(self._states.items())):
+        if any(s.shown_copy and s.key.startswith(prefix) for s in self._states.holding()):
             raise no_such(errno.ENOTEMPTY)
 
     def _holds_artifacts(self, prefix: bytes) -> bool:
         if any(
-            state.shown_copy and key.startswith(prefix + b"/")
-            for key, state in list(self._states.items())
+            state.shown_copy and state.key.startswith(prefix + b"/")
+            for state in self._states.holding()
         ):
             return True
         root = b"/proc/self/fd/%d/" % self.nodes.root.descriptor
@@ -122,16 +124,25 @@ class FencedMoves(FencedNames):
                 number = self._shown_number(descriptor, source)
                 with self._aside(target, flags):
                     late = self._save_onto(caller, target, descriptor, self._path_of(*old), flags)
-                self._follow(place, source, late)
-                self._keep_number(target, number)
+                with after_commit(target):
+                    self._follow(descriptor, source, late)
+                    self._keep_number(target, number)
+                    if source is None:
+                        self._remove_saved(place, descriptor)
             else:
                 self._copy_to(descriptor, goal, flags)
         finally:
             os.close(descriptor)
-        if source is None:
-            os.unlink(place[1], dir_fd=self.nodes.descriptor(place[0]))
-        elif leaving is not None:
+        if source is not None and leaving is not None:
             self._depart(self.state(source), leaving, caller.pid)
+
+    def _remove_saved(self, place: Place, saved: int) -> None:
+        """Remove a temporary file, unless its name leads to another one than was saved."""
+        above = self.nodes.descriptor(place[0])
+        with contextlib.suppress(FileNotFoundError):
+            found = os.stat(place[1], dir_fd=above, follow_symlinks=False)
+            if os.path.samestat(found, os.fstat(saved)):
+                os.unlink(place[1], dir_fd=above)
 
     def _shown_number(self, descriptor: int, key: ArtifactKey | None) -> int:
         """The inode number under which the source of a move is shown."""
@@ -163,7 +174,8 @@ class FencedMoves(FencedNames):
             with contextlib.suppress(OSError):  # a peer made another: that one stays
                 renameat2(folder, name, root, target, RENAME_NOREPLACE)
             raise
-        os.unlink(name, dir_fd=folder)
+        with after_commit(target):
+            os.unlink(name, dir_fd=folder)
 
     def _path_of(self, place: Place, key: ArtifactKey | None) -> ArtifactKey | None:
         """Where the attributes of a source are found, below the root; None: too far down."""
@@ -215,31 +227,33 @@ class FencedMoves(FencedNames):
         else:
             claim = self._claim(target, process, operation)
 
-        saved = b""
+        digest: Digest | None = None
 
-        def content() -> bytes:
-            nonlocal saved
-            saved = read_exactly(source, os.fstat(source).st_size)
-            return saved
+        def content() -> Content:
+            nonlocal digest
+            data = content_of(source)
+            digest = digest_of(data) if isinstance(data, bytes) else None
+            return data
 
         done = self.fence.save(
             target, claim, content, operation, process=process, attributes_of=attributes_of
         )
         if not done.changed or attributes_of is None:
             self.wear(target, source)
-        if state.copy is not None:
-            self.replaced(state, state.copy, process)
+        with after_commit(target):
+            if state.copy is not None:
+                self.replaced(state, state.copy, process)
         state.deleted, state.replaces = None, False
-        return Late(target, Claim(seen_of(done)), digest_of(saved))
+        # What is too large for one piece is too large for a merge: it was saved as it is.
+        return Late(target, Claim(seen_of(done)), digest or seen_of(done).digest)
 
-    def _follow(self, place: Place, source: ArtifactKey | None, late: Late) -> None:
+    def _follow(self, descriptor: int, source: ArtifactKey | None, late: Late) -> None:
         """Whoever still has the source open for writing goes on writing the target."""
         if source is not None:
             copy = self.state(source).shown_copy
             node = copy.node if copy is not None else None
         else:
-            above = self.nodes.descriptor(place[0])
-            found = os.stat(place[1], dir_fd=above, follow_symlinks=False)
+            found = os.fstat(descriptor)
             node = self.nodes.find((found.st_dev, found.st_ino))
         for handle in self.handles_of(node) if node is not None else ():
             if handle.writable:
@@ -247,21 +261,33 @@ class FencedMoves(FencedNames):
 
     def _copy_to(self, source: int, goal: Place, flags: int) -> None:
         """A plain file at *goal* with an artifact's content: its backup."""
+        name = self._draft(source)
+        try:
+            self._install(name, goal, flags & RENAME_NOREPLACE)
+        except BaseException:
+            os.unlink(name, dir_fd=self.copies.directory)
+            raise
+
+    def _draft(self, source: int) -> bytes:
+        """The name of a new private file with the content and attributes of an open one."""
         found = os.fstat(source)
-        name = b"plain-%d" % self.new_handle()
+        name = DRAFT + b"%d" % self.new_handle()
         wanted = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
         descriptor = os.open(name, wanted, 0o600, dir_fd=self.copies.directory)
         try:
             copy_content(source, descriptor)
             give(descriptor, Attributes.of(source, found))
             os.utime(descriptor, ns=(found.st_atime_ns, found.st_mtime_ns))
-            above = self.nodes.descriptor(goal[0])
-            renameat2(self.copies.directory, name, above, goal[1], flags & RENAME_NOREPLACE)
         except BaseException:
             os.unlink(name, dir_fd=self.copies.directory)
             raise
         finally:
             os.close(descriptor)
+        return name
+
+    def _install(self, draft: bytes, goal: Place, flags: int) -> None:
+        above = self.nodes.descriptor(goal[0])
+        renameat2(self.copies.directory, draft, above, goal[1], flags)
 
     def _replace_by_other(self, caller: Caller, old: Place, new: Place, flags: int) -> None:
         """A link or a special file takes an artifact's name: the artifact is deleted."""
@@ -288,34 +314,31 @@ class FencedMoves(FencedNames):
     ) -> None:
         """Two names swap their content; each artifact among them is saved."""
         process, _ = process_of(caller.pid)
-        sides = []
-        for place, key in (old, new):
-            if not self._is_regular(place, key):
-                raise no_such(errno.EINVAL)
-            descriptor = self._open_source(place, key)
-            try:
-                data = read_exactly(descriptor, os.fstat(descriptor).st_size)
-            finally:
-                os.close(descriptor)
-            sides.append((place, key, data))
-        intents = []
-        for (_, key, _), (place, other, data) in zip(sides, sides[::-1], strict=True):
-            attributes = self._path_of(place, other)
-            if key is not None and attributes is not None:
-                claim = self._claim(key, process, "rename")._replace(by_content=None)
-                intents.append((key, claim, data, attributes))
-        plain = [
-            (here[0], self._open_source(there[0], there[1]))
-            for here, there in zip(sides, sides[::-1], strict=True)
-            if here[1] is None
-        ]
-        try:
+        sides = (old, new)
+        with contextlib.ExitStack() as stack:
+            sources = []
+            for place, key in sides:
+                if not self._is_regular(place, key):
+                    raise no_such(errno.EINVAL)
+                sources.append(self._open_source(place, key))
+                stack.callback(os.close, sources[-1])
+            intents, drafts = [], []
+            for (goal, key), other, source in zip(sides, sides[::-1], sources[::-1], strict=True):
+                if key is not None:
+                    claim = self._claim(key, process, "rename")._replace(by_content=None)
+                    intents.append((key, claim, content_of(source), self._path_of(*other)))
+                    continue
+                # Whatever can fail comes before the commit; only the last step after it.
+                drafts.append((self._draft(source), goal))
+                stack.callback(self._drop_draft, drafts[-1][0])
             self.fence.swap(intents)
-            for goal, descriptor in plain:
-                self._copy_to(descriptor, goal, 0)
-        finally:
-            for _, descriptor in plain:
-                os.close(descriptor)
+            with after_commit(intents[0][0]):
+                for draft, goal in drafts:
+                    self._install(draft, goal, 0)
+
+    def _drop_draft(self, name: bytes) -> None:
+        with contextlib.suppress(OSError):
+            os.unlink(name, dir_fd=self.copies.directory)
 
     def _found_at(self, node: Node) -> ArtifactKey | None:
         """As ``_path_of``, for a node."""

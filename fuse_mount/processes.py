@@ -8,12 +8,16 @@ from __future__ import annotations
 import os
 import time
 
-__all__ = ["group_of", "keeps_writable", "process_of"]
+from coherent_volume.identity import process_identity
+
+__all__ = ["group_of", "keeps_writable", "process_of", "start_of"]
 
 _GROUP_S = 1.0
+_TICK_NS = 10**9 // os.sysconf("SC_CLK_TCK")
 _GROUPS_MAX = 4096
 
 _groups: dict[int, tuple[float, int]] = {}
+_starts: dict[int, tuple[float, int]] = {}
 
 
 def process_of(thread: int) -> tuple[int, str]:
@@ -47,6 +51,26 @@ def group_of(thread: int) -> int:
         _groups.clear()
     _groups[thread] = (now + _GROUP_S, process)
     return process
+
+
+def start_of(process: int) -> int:
+    """When *process* began, in nanoseconds since the boot; 0 when that is not known any more.
+
+    Looked up once a second: a number is not given away within that time.
+    """
+    if process == 0:
+        return 0  # all callers that have no number are taken for one program
+    now = time.monotonic()
+    until, start = _starts.get(process, (0.0, 0))
+    if until > now:
+        return start
+    found = process_identity(process)
+    if len(_starts) >= _GROUPS_MAX:
+        _starts.clear()
+    start = found.started * _TICK_NS if found else 0
+    if start:
+        _starts[process] = (now + _GROUP_S, start)
+    return start
 
 
 def keeps_writable(process: int, key: bytes) -> bool:

@@ -16,6 +16,7 @@ from harness.mounted import mounts_of, needs_fuse
 
 from coherent_volume import NotObservedError
 from coherent_volume.model import ArtifactKey
+from coherent_volume.parts import now_ns
 from fuse_mount import credit
 from fuse_mount.fence import Fence, Options, seen_of
 from fuse_mount.tree import Caller, Change
@@ -235,6 +236,47 @@ def test_a_living_process_is_held_to_what_it_read_however_much_is_opened_after(b
         )  # no such process
     assert here.standing(key, editor).base == first
     assert len(here._last) < 20
+
+
+def test_a_program_is_not_held_to_what_another_read_that_had_its_number(bob, monkeypatch):
+    key, number = ArtifactKey(b"plans/plan.md"), os.getppid()
+    here = credit.Credit(bob._open_parts(), 0.0)
+    here.note_read(key, seen_of(bob.write("plans/plan.md", OLD, overwrite=True)), number, None)
+    newer = seen_of(bob.write("plans/plan.md", NEW))
+    here.note_read(key, newer, os.getpid(), None)
+    assert here.standing(key, number).base != newer
+    monkeypatch.setattr(credit, "start_of", lambda process: now_ns() * (process == number))
+    assert here.standing(key, number).base == newer
+
+
+def test_what_was_edited_right_after_the_start_is_not_saved_over(root, alice, monkeypatch):
+    parts, real = alice._open_parts(), time.time_ns
+    with monkeypatch.context() as behind:
+        # The times of files are behind the clock by up to a tick, here by one of 10 ms.
+        behind.setattr(time, "time_ns", lambda: real() + 10**7)
+        fence = Fence(parts, Options(), alice._maintenance.nudge)
+    (root / "plans" / "new.md").write_bytes(b"a person's edit after the start\n")
+    assert fence.claims.claim(ArtifactKey(b"plans/new.md"), 0).base is None
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_what_was_edited_after_the_clock_was_set_back_is_not_saved_over(
+    root, alice, monkeypatch, again
+):
+    parts, real = alice._open_parts(), time.time_ns
+    key = ArtifactKey(b"plans/plan.md")
+    with monkeypatch.context() as ahead:
+        ahead.setattr(time, "time_ns", lambda: real() + 3 * 10**9)
+        fence = Fence(parts, Options(), alice._maintenance.nudge)
+        assert fence.claims.claim(key, 0).base is not None
+        if again:
+            ahead.setattr(time, "time_ns", real)
+            fence.claims.watch_clock()
+            ahead.setattr(time, "time_ns", lambda: real() + 3 * 10**9)
+        else:
+            ahead.setattr(time, "time_ns", real)
+        (root / "plans" / "plan.md").write_bytes(b"a person's edit after the start\n")
+        assert fence.claims.claim(key, 0).base is None
 
 
 def test_a_view_is_not_written_down_over_a_later_one_of_the_session(bob, volume):

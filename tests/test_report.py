@@ -19,6 +19,7 @@ from coherent_volume import (
     ForeignEditError,
     NotObservedError,
     StaleGenerationError,
+    ageing,
     report,
 )
 from coherent_volume.conflict import ConflictReport
@@ -409,8 +410,10 @@ def test_report_that_somebody_meddled_with_is_none(root, stale):
         assert stale.why(PLAN) is None
 
 
-def test_reports_are_not_listed_as_refused_content_and_are_swept(root, stale, volume):
+def test_reports_are_not_listed_as_refused_content_and_are_swept(root, stale, volume, monkeypatch):
     error = refused(stale)
+    an_hour_later = ageing.now_ns() + 3600 * 10**9
+    monkeypatch.setattr(ageing, "now_ns", lambda: an_hour_later)
     assert [each.file for each in stale.status().refused] == [error.kept]
     old = time.time() - 40 * 86_400
     for path in (root / ".coherence" / "refused").iterdir():
