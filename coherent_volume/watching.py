@@ -29,6 +29,7 @@ from coherent_volume.parts import VolumeParts
 from coherent_volume.paths import shown
 from coherent_volume.reading import read
 from coherent_volume.watch import Hints, start
+from coherent_volume.weak import members
 
 __all__ = ["Follower", "Hub", "Pace", "Watch", "hub_of"]
 
@@ -171,7 +172,7 @@ class Hub:
     def close(self) -> None:
         """End every watch: the volume is being closed."""
         self._closed = True
-        for watch in list(self._watches):
+        for watch in members(self._watches):
             watch.close()
         self._stop()
 
@@ -190,7 +191,7 @@ class Hub:
         """After a fork, in the child: threads and watches are the parent's."""
         if self._hints is not None:
             self._hints.abandon()
-        for watch in list(self._watches):
+        for watch in members(self._watches):
             watch.abandon()
         self._lock = threading.RLock()
         self._changed = threading.Condition(self._lock)
@@ -202,7 +203,7 @@ class Hub:
     # ── hints ────────────────────────────────────────────────────────────────
 
     def _wake(self) -> None:
-        for watch in list(self._watches):
+        for watch in members(self._watches):
             watch.wake()
 
     def _hint(self, path: str, is_directory: bool) -> None:
