@@ -19,6 +19,7 @@ import stat
 from coherent_volume.errors import (
     CoherenceError,
 )
+from coherent_volume.model import Digest
 from fuse_mount.claims import OVERWRITE, Claim
 from fuse_mount.fenced_writing import FencedWriting, Late
 from fuse_mount.handles import Handle
@@ -30,6 +31,9 @@ from fuse_mount.tree import Caller
 from fuse_mount.working import WorkingCopy
 
 __all__ = ["FencedFiles", "Late"]
+
+_NOBODYS = Digest(bytes(32))
+"""The digest of no content."""
 
 
 class FencedFiles(FencedWriting):
@@ -122,7 +126,12 @@ class FencedFiles(FencedWriting):
         writable = flags & os.O_ACCMODE != os.O_RDONLY
         credit, base = self.fence.credit, copy.claim.base
         if not writable:
-            credit.note_opened(copy.key, process, base)
+            seen = base
+            if base is not None and copy.dirty and not copy.is_new and self.others(copy, process):
+                # Half of another program's save is no generation: whatever is derived from
+                # it must not replace the one that the copy was made from.
+                seen = base._replace(generation=base.generation - 1, digest=_NOBODYS)
+            credit.note_opened(copy.key, process, seen)
         # Of a new file: whatever was there before is gone, and was judged then.
         elif not (flags & os.O_APPEND or copy.is_new) and credit.is_behind(copy.key, process, base):
             raise self._two_programs(copy, "open", "saved")

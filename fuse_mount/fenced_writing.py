@@ -122,18 +122,31 @@ class FencedWriting(FencedReading):
         return self.fence.refusal(copy.key, operation, error, copy.claim)
 
     def replaced(self, state: State, copy: WorkingCopy, process: int) -> None:
-        """Another file took the copy's place; an unfinished save of another program is kept."""
-        if copy.dirty and copy.has_data and copy.writer not in (0, process):
+        """Another file took the copy's place: other programs that write it must hear of it.
+
+        What reached the mount of an unfinished save is kept.
+        """
+        others = self.others(copy, process)
+        if copy.dirty and others:
             error = StaleGenerationError(
                 "another program of this session replaced it during the save",
                 path=shown(copy.key),
                 by=self.fence.parts.session.name,
             )
-            self.fence.keep_aside(copy.key, copy.claim, lambda: self.copies.keep(copy), error)
-            copy.kept = bool(error.fields.get("kept"))
-            self.discard(state, copy, refused=True)
-        else:
-            self.discard(state, copy)
+            if copy.has_data:
+                self.fence.keep_aside(copy.key, copy.claim, lambda: self.copies.keep(copy), error)
+                copy.kept = bool(error.fields.get("kept"))
+            else:
+                self.fence.refusal(copy.key, "write", error, copy.claim)
+                copy.kept = True  # there is nothing to keep
+        self.discard(state, copy, refused=others)
+
+    def others(self, copy: WorkingCopy, process: int) -> bool:
+        """Whether another process than *process* has *copy* open for writing."""
+        if copy.node is None or copy.handles == 0:
+            return False
+        handles = self.handles_of(copy.node)
+        return any(each.writable and each.opener != process for each in handles)
 
     def has_written(self, handle: Handle) -> None:
         """Note that there is something to commit."""
@@ -166,7 +179,7 @@ class FencedWriting(FencedReading):
             return
         state = self.state(copy.key)
         with state.lock:
-            if copy.refused and copy.dirty and copy.writer == handle.opener:
+            if copy.refused and copy.dirty and copy.writer in (0, handle.opener):
                 copy.dirty = False
                 raise no_such(self.fence.options.refused_errno)
             if not copy.dirty or not copy.has_data or copy.discarded:

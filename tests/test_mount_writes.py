@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import mmap
 import os
+import subprocess
 
 import pytest
 from harness.mounted import mounts_of, needs_fuse
@@ -24,6 +25,12 @@ def mounted(bob, alice):
     here.read(PLAN)
     yield here
     here.unmount()
+
+
+def kept_in(root):
+    """The contents of everything in refused/ but the reports."""
+    folder = root / ".coherence" / "refused"
+    return [each.read_bytes() for each in folder.iterdir() if each.suffix != ".report"]
 
 
 @pytest.fixture
@@ -77,3 +84,72 @@ def test_a_hole_is_not_punched_into_what_a_peer_appended_meanwhile(mounted, root
     with pytest.raises(PermissionError):
         mounted.close(number)
     assert (root / PLAN).read_bytes() == b"0123456789\nby bob\n"
+
+
+# ── two programs of one session ──────────────────────────────────────────────
+
+
+@pytest.fixture
+def another():
+    """The number of a process that is not this one."""
+    with subprocess.Popen(["sleep", "60"]) as process:
+        yield CALLER._replace(pid=process.pid)
+        process.kill()
+
+
+def begin(mounted, path, half):
+    """Truncate, and write the first half; the number of the open file."""
+    if half:
+        return mounted.write(path, half)
+    return mounted.open(path, os.O_WRONLY | os.O_TRUNC)
+
+
+def replace(mounted, content, caller, path=PLAN):
+    """Save as most editors do."""
+    folder = mounted.tree.nodes.root
+    _, number = mounted.tree.create(caller, folder, b"draft", os.O_WRONLY, 0o600)
+    mounted.tree.write(caller, number, 0, memoryview(content))
+    mounted.tree.release(number)
+    mounted.tree.rename(caller, (folder, b"draft"), mounted.place(path), 0)
+
+
+@pytest.mark.parametrize("path", [PLAN, "plans/unknown.md"])
+@pytest.mark.parametrize("half", [b"", b"01234"])
+def test_a_save_derived_from_half_of_another_programs_save_is_refused(
+    mounted, root, another, half, path
+):
+    if path != PLAN:
+        (root / path).write_bytes(b"of nobody yet\n")
+        mounted.read(path)
+    number = begin(mounted, path, half)
+    reader = mounted.tree.open(another, mounted.node(path), os.O_RDONLY)
+    assert mounted.tree.read(reader, 0, 100) == half
+    mounted.tree.release(reader)
+    with pytest.raises(PermissionError):
+        replace(mounted, half + b"and more\n", another, path)
+    mounted.tree.write(CALLER, number, len(half), memoryview(b"whole\n"))
+    mounted.close(number)
+    assert (root / path).read_bytes() == half + b"whole\n"
+
+
+@pytest.mark.parametrize("half", [b"", b"01234"])
+def test_a_program_whose_file_another_replaced_during_its_save_hears_of_it(
+    mounted, root, another, half
+):
+    number = begin(mounted, PLAN, half)
+    replace(mounted, b"of the other\n", another)
+    with pytest.raises(PermissionError):
+        mounted.tree.write(CALLER, number, len(half), memoryview(b"whole\n"))
+    with pytest.raises(PermissionError):
+        mounted.close(number)
+    assert (root / PLAN).read_bytes() == b"of the other\n"
+    assert kept_in(root) == ([half] if half else [])
+    assert "another program of this session replaced it" in mounted.why(PLAN)
+
+
+def test_a_program_that_writes_what_another_replaced_before_hears_of_it(mounted, another):
+    number = mounted.open(PLAN, os.O_RDWR)
+    replace(mounted, b"of the other\n", another)
+    with pytest.raises(PermissionError):
+        mounted.tree.write(CALLER, number, 0, memoryview(b"mine"))
+    mounted.close(number)
