@@ -333,6 +333,7 @@ class Managed(OpenFiles):
             try:
                 self.settle(time.monotonic())
                 self.tidy()
+                self.fence.claims.watch_clock()
                 self.fence.credit.ripen()
                 self.fence.credit.write_down()
             except Exception:  # noqa: BLE001 - it must go on ticking

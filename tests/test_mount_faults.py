@@ -6,92 +6,22 @@ transport calls it; nothing is mounted.
 
 from __future__ import annotations
 
-import errno
 import os
 import shutil
 import tracemalloc
 
 import pytest
+from harness.unmounted import CALLER, Mounted, failing
 
 from coherent_volume.keeping import Keeping
 from coherent_volume.model import ArtifactKey
 from coherent_volume.staging import Staging
 from coherent_volume.syscalls import RENAME_EXCHANGE
 from fuse_mount.claims import OVERWRITE
-from fuse_mount.fence import Fence, Options
 from fuse_mount.keeping import kept_of_the_dead
 from fuse_mount.states import Hold
-from fuse_mount.tree import Caller
-from fuse_mount.view import MountedTree
 
-CALLER = Caller(os.getuid(), os.getgid(), os.getpid())
 PLAN = "plans/plan.md"
-
-
-class Mounted:
-    """Alice's mount without a kernel: its tree, and what a kernel would ask of it."""
-
-    def __init__(self, volume):
-        self.parts = volume._open_parts()
-        self.fence = Fence(self.parts, Options(reflex_s=0.0), volume._maintenance.nudge)
-        root = os.dup(self.parts.root.descriptor)
-        self.tree = MountedTree(root, 100, self.fence, os.fsencode(self.parts.root.path))
-
-    def place(self, path):
-        """The directory's node and the name in it."""
-        *folders, name = os.fsencode(path).split(b"/")
-        node = self.tree.nodes.root
-        for folder in folders:
-            node = self.tree.nodes.get(self.tree.lookup(node, folder).node)
-        return node, name
-
-    def node(self, path):
-        return self.tree.nodes.get(self.tree.lookup(*self.place(path)).node)
-
-    def unfinished(self):
-        """The artifacts that hold something which is not committed."""
-        return sorted(state.key for state in self.tree._states.holding())
-
-    def open(self, path, flags):
-        """Open as the kernel does: ESTALE lets it ask once more."""
-        for turn in (1, 2):
-            try:
-                return self.tree.open(CALLER, self.node(path), flags)
-            except OSError as error:
-                if error.errno != errno.ESTALE or turn == 2:
-                    raise
-        raise AssertionError("unreachable")
-
-    def read(self, path):
-        number = self.open(path, os.O_RDONLY)
-        try:
-            return self.tree.read(number, 0, 1 << 20)
-        finally:
-            self.tree.release(number)
-
-    def write(self, path, data, flags=os.O_WRONLY | os.O_TRUNC):
-        """Open and write; the number of the open file."""
-        number = self.open(path, flags)
-        self.tree.write(CALLER, number, 0, memoryview(data))
-        return number
-
-    def close(self, number):
-        """The last descriptor is closed: the close may fail, its release may not."""
-        try:
-            self.tree.flush(CALLER, number)
-        finally:
-            self.tree.release(number)
-
-    def rename(self, old, new, flags=0):
-        self.tree.rename(CALLER, self.place(old), self.place(new), flags)
-
-    def unmount(self):
-        tree, self.tree = self.tree, None
-        if tree is not None:
-            tree.close()
-
-    def why(self, path):
-        return self.fence.reasons.why(os.fsencode(path)) or ""
 
 
 @pytest.fixture
@@ -107,10 +37,6 @@ def kept_in(root):
     """The contents of everything in refused/ but the reports."""
     folder = root / ".coherence" / "refused"
     return [each.read_bytes() for each in folder.iterdir() if each.suffix != ".report"]
-
-
-def failing(*_, **__):
-    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def fails_for(monkeypatch, name, *names):
@@ -263,12 +189,6 @@ def test_an_artifact_and_another_file_are_exchanged_or_both_stay(
 # ── nothing is used up ───────────────────────────────────────────────────────
 
 
-def in_use(mounted):
-    """The descriptors of the process, and the private files and nodes of the mount."""
-    here = mounted.tree.copies.directory
-    return len(os.listdir("/proc/self/fd")), os.listdir(here), len(mounted.tree.nodes._nodes)
-
-
 @pytest.mark.parametrize("what", ["working.copy_content", "working.give"])
 def test_opens_that_fail_leave_nothing_open(mounted, monkeypatch, what):
     monkeypatch.setattr(f"fuse_mount.{what}", failing)
@@ -276,8 +196,8 @@ def test_opens_that_fail_leave_nothing_open(mounted, monkeypatch, what):
         with pytest.raises(OSError, match="No space left"):
             mounted.open(PLAN, os.O_RDWR)
         if turn == 0:
-            before = in_use(mounted)
-    assert in_use(mounted) == before
+            before = mounted.in_use()
+    assert mounted.in_use() == before
 
 
 @pytest.mark.parametrize("what", ["attributes", "descriptors"])
@@ -285,7 +205,7 @@ def test_a_new_file_that_cannot_be_made_leaves_nothing_open_and_the_deletion_bef
     mounted, root, monkeypatch, what
 ):
     mounted.tree.unlink(CALLER, *mounted.place(PLAN))
-    before = in_use(mounted)
+    before = mounted.in_use()
     with monkeypatch.context() as broken:
         if what == "attributes":
             broken.setattr(mounted.tree, "give", failing)
@@ -294,7 +214,7 @@ def test_a_new_file_that_cannot_be_made_leaves_nothing_open_and_the_deletion_bef
         for _ in range(5):
             with pytest.raises(OSError, match=r"No space left|Too many"):
                 mounted.tree.create(CALLER, *mounted.place(PLAN), os.O_WRONLY, 0o644)
-    assert in_use(mounted) == before
+    assert mounted.in_use() == before
     mounted.tree.settle(float("inf"))
     assert not (root / PLAN).exists()
 

@@ -249,6 +249,26 @@ def test_a_program_is_not_held_to_what_another_read_that_had_its_number(bob, mon
     assert here.standing(key, number).base == newer
 
 
+@pytest.mark.parametrize("again", [False, True])
+def test_what_was_edited_after_the_clock_was_set_back_is_not_saved_over(
+    root, alice, monkeypatch, again
+):
+    parts, real = alice._open_parts(), time.time_ns
+    key = ArtifactKey(b"plans/plan.md")
+    with monkeypatch.context() as ahead:
+        ahead.setattr(time, "time_ns", lambda: real() + 3 * 10**9)
+        fence = Fence(parts, Options(), alice._maintenance.nudge)
+        assert fence.claims.claim(key, 0).base is not None
+        if again:
+            ahead.setattr(time, "time_ns", real)
+            fence.claims.watch_clock()
+            ahead.setattr(time, "time_ns", lambda: real() + 3 * 10**9)
+        else:
+            ahead.setattr(time, "time_ns", real)
+        (root / "plans" / "plan.md").write_bytes(b"a person's edit after the start\n")
+        assert fence.claims.claim(key, 0).base is None
+
+
 def test_a_view_is_not_written_down_over_a_later_one_of_the_session(bob, volume):
     key = ArtifactKey(b"plans/plan.md")
     mounted, beside, later = volume("alice"), volume("alice"), volume("alice")
