@@ -184,10 +184,12 @@ class FencedWriting(FencedReading):
                 raise no_such(self.fence.options.refused_errno)
             if not copy.dirty or not copy.has_data or copy.discarded:
                 return  # shells flush before they write
-            if keeps_writable(handle.opener, copy.key):
+            if keeps_writable(handle.opener, copy.key, copy.shown_inode):
                 return
             self.commit_copy(state, copy, handle.opener, "write")
-            handle.version = copy.version
+            for each in self.handles_of(handle.node) if copy.handles > 1 else (handle,):
+                if each.opener == handle.opener:
+                    each.version = copy.version  # what it saved itself is not another's
 
     def _flush_late(self, handle: Handle, late: Late) -> None:
         with self.locked(late.key), contextlib.ExitStack() as stack:
