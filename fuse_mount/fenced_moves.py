@@ -249,7 +249,8 @@ class FencedMoves(FencedNames):
                 self.replaced(state, state.copy, process)
         state.deleted, state.replaces = None, False
         # What is too large for one piece is too large for a merge: it was saved as it is.
-        return Late(target, Claim(seen_of(done)), digest or seen_of(done).digest)
+        kept = claim if done.merged else Claim(seen_of(done))
+        return Late(target, kept, digest or seen_of(done).digest)
 
     def _follow(self, descriptor: int, source: ArtifactKey | None, late: Late) -> None:
         """Whoever still has the source open for writing goes on writing the target."""

@@ -37,6 +37,7 @@ class Late:
     """A file that was renamed onto an artifact while it was open for writing.
 
     ``saved`` is the digest of what was saved of it last; all its open files share one.
+    ``claim`` is what its content rests on: not what a merge of it with others' made.
     """
 
     key: ArtifactKey
@@ -210,7 +211,7 @@ class FencedWriting(FencedReading):
                 process=handle.opener,
             )
             seen = seen_of(done)
-            late.claim = Claim(seen)
+            late.claim = late.claim if done.merged else Claim(seen)
             if not is_small:
                 late.saved = seen.digest  # somebody may have written meanwhile
 

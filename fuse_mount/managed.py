@@ -165,8 +165,7 @@ class Managed(OpenFiles):
     def lockable(self, node: Node) -> tuple[bytes, bytes]:
         """As for any file; an artifact's locks outlive its generations.
 
-        Chosen once per node: what is locked by one name is never unlocked by another,
-        though a commit took the node's place meanwhile.
+        Chosen once per node, or what a commit displaced would be unlocked by another name.
         """
         if node.locked_as is None:
             key = None
@@ -247,9 +246,11 @@ class Managed(OpenFiles):
             found = self.on_disk(copy.key)
         # What was appended may stand behind lines of a peer's that the copy has not:
         # whatever is written to it later can only be appended as well.
+        # So may a merge have brought in what the copy has not: it rests on what it did.
         base = copy.claim.base
         copy.grows_only = copy.grows_only and not (copy.is_new and state.replaces)
-        is_head = not copy.grows_only or (base is not None and base.generation == done.base)
+        on_base = base is not None and base.generation == done.base
+        is_head = not done.merged and (on_base or not copy.grows_only)
         copy.dirty = copy.has_data = copy.is_new = False
         copy.seen_enough()
         copy.version, copy.writer = copy.version + 1, 0
@@ -348,7 +349,7 @@ class Managed(OpenFiles):
             state for state in self._states.holding()
             if (not below or (state.key + b"/").startswith(below + b"/")) and state.is_due(until)
         ]  # fmt: skip
-        with self.locked(*(state.key for state in due)):
+        with self.locked(*(each.key for each in due)):
             self.end_holds(due, until)
 
     def end_holds(self, due: list[State], until: float) -> None:
