@@ -69,7 +69,7 @@ class FencedAttributes(FencedFiles):
     def _truncate_open(self, state: State, handle: Handle, size: int) -> None:
         """ftruncate(2); no commit falls between it and its note."""
         with state.lock:
-            self.about_to_write(handle)
+            self.about_to_write(handle, appends=False)
             os.ftruncate(handle.descriptor, size)
             if isinstance(handle.extra, WorkingCopy) and not handle.extra.discarded:
                 handle.extra.changed(data=size > 0)

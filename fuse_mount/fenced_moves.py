@@ -44,6 +44,7 @@ class FencedMoves(FencedNames):
         source, target = self.key_at(*old), self.key_at(*new)
         if source == target and source is not None:
             return
+        self._settle_below(old, new, source)
         with self.locked(source, target):
             if self._is_directory(old, source):
                 self._rename_directory(caller, old, new, flags)
@@ -68,40 +69,43 @@ class FencedMoves(FencedNames):
         above = self.nodes.descriptor(place[0])
         return stat.S_ISREG(os.stat(place[1], dir_fd=above, follow_symlinks=False).st_mode)
 
+    def _settle_below(self, old: Place, new: Place, source: ArtifactKey | None) -> None:
+        """End the holds that a move of a directory would meet.
+
+        Before any name is locked: the clock locks whatever is due, in order, and would
+        wait for a name that this thread has while it has one that this thread wants.
+        """
+        if self._is_directory(old, source):
+            for place in (old, new):
+                path = self._path_at(place)
+                if path is not None:
+                    self.settle(float("inf"), path)
+
+    def _path_at(self, place: Place) -> bytes | None:
+        """The path below the root; None: it is outside by now."""
+        above = self.nodes.where(place[0])
+        return None if above is None else (above + b"/" if above else b"") + place[1]
+
     def _rename_directory(self, caller: Caller, old: Place, new: Place, flags: int) -> None:
         """Move a directory; one with artifacts in it is moved file by file, by the caller."""
-        for parent, name in (old, new) if flags & RENAME_EXCHANGE else (old,):
-            above = self.nodes.where(parent)
-            if above is None:
-                continue
-            prefix = (above + b"/" if above else b"") + name
-            self.settle(float("inf"), prefix + b"/")
+        for place in (old, new) if flags & RENAME_EXCHANGE else (old,):
+            path = self._path_at(place)
             # Each file is then fenced as a deletion and a save of its own. Tools
             # know this answer from overlay file systems, and copy.
-            if self._holds_artifacts(prefix):
+            if path is not None and self._holds_artifacts(path):
                 raise no_such(errno.EXDEV)
-        if not flags & RENAME_EXCHANGE:
-            self._refuse_to_replace(new)
+        path = self._path_at(new)
+        if not flags & RENAME_EXCHANGE and path is not None and self.holds_copies(path):
+            # It is empty on the disk.
+            raise no_such(errno.ENOTEMPTY)
         super().rename(caller, old, new, flags)
 
-    def _refuse_to_replace(self, place: Place) -> None:
-        """A directory that is empty on the disk may hold what is not committed yet."""
-        above = self.nodes.where(place[0])
-        if above is None:
-            return
-        prefix = (above + b"/" if above else b"") + place[1] + b"/"
-        self.settle(float("inf"), prefix)
-        if any(s.shown_copy and s.key.startswith(prefix) for s in self._states.holding()):
-            raise no_such(errno.ENOTEMPTY)
-
-    def _holds_artifacts(self, prefix: bytes) -> bool:
-        if any(
-            state.shown_copy and state.key.startswith(prefix + b"/")
-            for state in self._states.holding()
-        ):
+    def _holds_artifacts(self, path: bytes) -> bool:
+        found = self.on_disk(ArtifactKey(path)) if self.fence.manages(path) else None
+        if self.holds_copies(path) or (found is not None and stat.S_ISREG(found.st_mode)):
             return True
         root = b"/proc/self/fd/%d/" % self.nodes.root.descriptor
-        for folder, _, files in os.walk(root + prefix):
+        for folder, _, files in os.walk(root + path):
             below = folder[len(root) :]
             if any(self.fence.manages(below + b"/" + name) for name in files):
                 return True
@@ -245,7 +249,8 @@ class FencedMoves(FencedNames):
                 self.replaced(state, state.copy, process)
         state.deleted, state.replaces = None, False
         # What is too large for one piece is too large for a merge: it was saved as it is.
-        return Late(target, Claim(seen_of(done)), digest or seen_of(done).digest)
+        kept = claim if done.merged else Claim(seen_of(done))
+        return Late(target, kept, digest or seen_of(done).digest)
 
     def _follow(self, descriptor: int, source: ArtifactKey | None, late: Late) -> None:
         """Whoever still has the source open for writing goes on writing the target."""
@@ -299,7 +304,7 @@ class FencedMoves(FencedNames):
             if self._is_file(state):
                 self._depart(state, self._departure(state, caller, "rename"), caller.pid)
         if target is not None:
-            self.settle(float("inf"), target)
+            self.end_holds([self.state(target)], float("inf"))
             if self.state(target).deleted is None and self.on_disk(target) is not None:
                 found = self.on_disk(target)
                 if found is not None and stat.S_ISREG(found.st_mode):

@@ -33,6 +33,7 @@ _MAX_WRITE = 1 << 20
 _FLOCK_UNLOCK = 2
 _MAPS_DIRECT, _PASSTHROUGH = 1 << 36, 1 << 37
 _OPEN_DROPS_BITS, _WRITE_DROPS_BITS = 1, 4
+_WRITES_PAGE = 1
 
 # Asynchronous reads, locks of both kinds, O_TRUNC within open, large writes, content dropped when a
 # file's time or size changed, parallel operations in one directory, an error of
@@ -283,7 +284,8 @@ class Connection(LockRequests):
         handle, offset, size = fields[:3]
         if len(rest) < size:
             raise ProtocolError("a write brings less than it says")
-        written = self.tree.write(_caller(request), handle, offset, rest[:size])
+        in_place = bool(fields[3] & _WRITES_PAGE) or not fields[5] & os.O_APPEND
+        written = self.tree.write(_caller(request), handle, offset, rest[:size], in_place=in_place)
         if fields[3] & _WRITE_DROPS_BITS:
             self.tree.drop_bits(handle)
         return struct.pack("=II", written, 0)
