@@ -23,7 +23,7 @@ from fuse_mount.fenced_reading import FencedReading
 from fuse_mount.handles import Handle
 from fuse_mount.managed import State
 from fuse_mount.nodes import no_such
-from fuse_mount.processes import keeps_writable
+from fuse_mount.processes import keeps_writable, process_of
 from fuse_mount.tree import Caller
 from fuse_mount.working import WorkingCopy, content_of
 
@@ -170,12 +170,13 @@ class FencedWriting(FencedReading):
 
     # ── closing ──────────────────────────────────────────────────────────────
 
-    def flush(self, caller: Caller, number: int) -> None:  # noqa: ARG002
+    def flush(self, caller: Caller, number: int) -> None:
         """A descriptor was closed: a complete save is committed, and told if refused."""
         handle = self.handle(number)
         copy = handle.extra
         if isinstance(copy, Late):
-            self._flush_late(handle, copy)
+            # A file that was no artifact when it was opened was opened by nobody known.
+            self._flush_late(handle, copy, handle.opener or process_of(caller.pid)[0])
         if not isinstance(copy, WorkingCopy) or not handle.writable:
             return
         state = self.state(copy.key)
@@ -192,7 +193,7 @@ class FencedWriting(FencedReading):
                 if each.opener == handle.opener:
                     each.version = copy.version  # what it saved itself is not another's
 
-    def _flush_late(self, handle: Handle, late: Late) -> None:
+    def _flush_late(self, handle: Handle, late: Late, process: int) -> None:
         with self.locked(late.key), contextlib.ExitStack() as stack:
             descriptor = os.open(b"/proc/self/fd/%d" % handle.descriptor, os.O_RDONLY)
             stack.callback(os.close, descriptor)
@@ -208,7 +209,7 @@ class FencedWriting(FencedReading):
                 late.claim,
                 lambda: data if is_small else content_of(descriptor),
                 "write",
-                process=handle.opener,
+                process=process,
             )
             seen = seen_of(done)
             late.claim = late.claim if done.merged else Claim(seen)
@@ -221,7 +222,7 @@ class FencedWriting(FencedReading):
         copy = handle.extra if handle is not None else None
         if handle is not None and isinstance(copy, Late):
             with contextlib.suppress(OSError):  # the reason is noted, the content kept
-                self._flush_late(handle, copy)
+                self._flush_late(handle, copy, handle.opener)
         super().release(number)
         if not isinstance(copy, WorkingCopy):
             return

@@ -204,3 +204,12 @@ def test_whoever_exchanged_an_artifact_saves_it_again(mounted, root, bob):
         mounted.close(mounted.write(path, b"again\n"))
         assert bob.read(path) == b"again\n"
         assert mounted.why(path) == ""
+
+
+def test_whoever_went_on_writing_what_it_renamed_saves_it_again(mounted, root, bob):
+    (root / "draft").write_bytes(b"draft\n")
+    number = mounted.open("draft", os.O_RDWR | os.O_APPEND)
+    mounted.rename("draft", PLAN)
+    goes_on(mounted, number)
+    mounted.close(mounted.write(PLAN, b"again\n"))
+    assert bob.read(PLAN) == b"again\n"
