@@ -37,7 +37,8 @@ class WorkingCopy:
 
     __slots__ = (
         "base_size", "claim", "descriptor", "dirty", "discarded", "grows_only", "handles",
-        "has_data", "is_new", "kept", "key", "looked", "name", "node", "opener", "pending",
+        "has_data", "has_late_page", "is_new", "kept", "key", "looked", "name", "node",
+        "opener", "pending",
         "prepared_until",
         "refused",
         "shown_inode",
@@ -60,6 +61,8 @@ class WorkingCopy:
         """It is no longer its artifact's: refused, removed or replaced."""
         self.refused = False
         """It was refused: whoever still writes to it must hear of it."""
+        self.has_late_page = False
+        """A page of a mapping was written into it after it was refused."""
         self.kept = False
         """What was refused of it lies elsewhere as well."""
         self.grows_only = False
