@@ -24,7 +24,7 @@ from fuse_mount.handles import Handle
 from fuse_mount.keeping import copy_to_refused
 from fuse_mount.managed import State
 from fuse_mount.nodes import no_such
-from fuse_mount.processes import keeps_writable
+from fuse_mount.processes import keeps_writable, process_of
 from fuse_mount.tree import Caller
 from fuse_mount.working import WorkingCopy, content_of
 
@@ -191,11 +191,14 @@ class FencedWriting(FencedReading):
 
     # ── closing ──────────────────────────────────────────────────────────────
 
-    def flush(self, caller: Caller, number: int) -> None:  # noqa: ARG002
+    def flush(self, caller: Caller, number: int) -> None:
         """A descriptor was closed: a complete save is committed, and told if refused."""
         handle = self.handle(number)
         copy = handle.extra
         if isinstance(copy, Late):
+            if not handle.opener:
+                # It was opened as a plain file, of which nobody notes who opens it.
+                handle.opener, _ = process_of(caller.pid)
             self._flush_late(handle, copy)
         if not isinstance(copy, WorkingCopy) or not handle.writable:
             return
