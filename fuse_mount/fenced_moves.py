@@ -22,8 +22,10 @@ from coherent_volume.syscalls import RENAME_EXCHANGE, RENAME_NOREPLACE, renameat
 from fuse_mount.claims import Claim
 from fuse_mount.fence import PATH_MAX, seen_of
 from fuse_mount.fenced_files import Late
-from fuse_mount.fenced_names import FencedNames, Place
+from fuse_mount.fenced_following import FencedFollowing, Followers
+from fuse_mount.fenced_names import Place
 from fuse_mount.keeping import DRAFT, Content
+from fuse_mount.managed import State
 from fuse_mount.nodes import Node, no_such
 from fuse_mount.outcomes import after_commit
 from fuse_mount.processes import process_of
@@ -34,7 +36,7 @@ from fuse_mount.working import content_of
 __all__ = ["FencedMoves"]
 
 
-class FencedMoves(FencedNames):
+class FencedMoves(FencedFollowing):
     """Moves of artifacts."""
 
     # ── renaming ─────────────────────────────────────────────────────────────
@@ -44,6 +46,7 @@ class FencedMoves(FencedNames):
         source, target = self.key_at(*old), self.key_at(*new)
         if source == target and source is not None:
             return
+        self._settle_below(old, new, source)
         with self.locked(source, target):
             if self._is_directory(old, source):
                 self._rename_directory(caller, old, new, flags)
@@ -68,40 +71,43 @@ class FencedMoves(FencedNames):
         above = self.nodes.descriptor(place[0])
         return stat.S_ISREG(os.stat(place[1], dir_fd=above, follow_symlinks=False).st_mode)
 
+    def _settle_below(self, old: Place, new: Place, source: ArtifactKey | None) -> None:
+        """End the holds that a move of a directory would meet.
+
+        Before any name is locked: the clock locks whatever is due, in order, and would
+        wait for a name that this thread has while it has one that this thread wants.
+        """
+        if self._is_directory(old, source):
+            for place in (old, new):
+                path = self._path_at(place)
+                if path is not None:
+                    self.settle(float("inf"), path)
+
+    def _path_at(self, place: Place) -> bytes | None:
+        """The path below the root; None: it is outside by now."""
+        above = self.nodes.where(place[0])
+        return None if above is None else (above + b"/" if above else b"") + place[1]
+
     def _rename_directory(self, caller: Caller, old: Place, new: Place, flags: int) -> None:
         """Move a directory; one with artifacts in it is moved file by file, by the caller."""
-        for parent, name in (old, new) if flags & RENAME_EXCHANGE else (old,):
-            above = self.nodes.where(parent)
-            if above is None:
-                continue
-            prefix = (above + b"/" if above else b"") + name
-            self.settle(float("inf"), prefix + b"/")
+        for place in (old, new) if flags & RENAME_EXCHANGE else (old,):
+            path = self._path_at(place)
             # Each file is then fenced as a deletion and a save of its own. Tools
             # know this answer from overlay file systems, and copy.
-            if self._holds_artifacts(prefix):
+            if path is not None and self._holds_artifacts(path):
                 raise no_such(errno.EXDEV)
-        if not flags & RENAME_EXCHANGE:
-            self._refuse_to_replace(new)
+        path = self._path_at(new)
+        if not flags & RENAME_EXCHANGE and path is not None and self.holds_copies(path):
+            # It is empty on the disk.
+            raise no_such(errno.ENOTEMPTY)
         super().rename(caller, old, new, flags)
 
-    def _refuse_to_replace(self, place: Place) -> None:
-        """A directory that is empty on the disk may hold what is not committed yet."""
-        above = self.nodes.where(place[0])
-        if above is None:
-            return
-        prefix = (above + b"/" if above else b"") + place[1] + b"/"
-        self.settle(float("inf"), prefix)
-        if any(s.shown_copy and s.key.startswith(prefix) for s in self._states.holding()):
-            raise no_such(errno.ENOTEMPTY)
-
-    def _holds_artifacts(self, prefix: bytes) -> bool:
-        if any(
-            state.shown_copy and state.key.startswith(prefix + b"/")
-            for state in self._states.holding()
-        ):
+    def _holds_artifacts(self, path: bytes) -> bool:
+        found = self.on_disk(ArtifactKey(path)) if self.fence.manages(path) else None
+        if self.holds_copies(path) or (found is not None and stat.S_ISREG(found.st_mode)):
             return True
         root = b"/proc/self/fd/%d/" % self.nodes.root.descriptor
-        for folder, _, files in os.walk(root + prefix):
+        for folder, _, files in os.walk(root + path):
             below = folder[len(root) :]
             if any(self.fence.manages(below + b"/" + name) for name in files):
                 return True
@@ -120,20 +126,22 @@ class FencedMoves(FencedNames):
             leaving = self._departure(self.state(source), caller, "rename")
         descriptor = self._open_source(place, source)
         try:
+            followers = self.followers(descriptor, source)
             if target is not None:
                 number = self._shown_number(descriptor, source)
                 with self._aside(target, flags):
                     late = self._save_onto(caller, target, descriptor, self._path_of(*old), flags)
                 with after_commit(target):
-                    self._follow(descriptor, source, late)
+                    self.follow_artifact(followers, late)
                     self._keep_number(target, number)
                     if source is None:
                         self._remove_saved(place, descriptor)
             else:
-                self._copy_to(descriptor, goal, flags)
+                self._copy_to(descriptor, goal, flags, followers)
         finally:
             os.close(descriptor)
         if source is not None and leaving is not None:
+            self.refuse_rest(source, followers)
             self._depart(self.state(source), leaving, caller.pid)
 
     def _remove_saved(self, place: Place, saved: int) -> None:
@@ -245,27 +253,18 @@ class FencedMoves(FencedNames):
                 self.replaced(state, state.copy, process)
         state.deleted, state.replaces = None, False
         # What is too large for one piece is too large for a merge: it was saved as it is.
-        return Late(target, Claim(seen_of(done)), digest or seen_of(done).digest)
+        kept = claim if done.merged else Claim(seen_of(done))
+        return Late(target, kept, digest or seen_of(done).digest)
 
-    def _follow(self, descriptor: int, source: ArtifactKey | None, late: Late) -> None:
-        """Whoever still has the source open for writing goes on writing the target."""
-        if source is not None:
-            copy = self.state(source).shown_copy
-            node = copy.node if copy is not None else None
-        else:
-            found = os.fstat(descriptor)
-            node = self.nodes.find((found.st_dev, found.st_ino))
-        for handle in self.handles_of(node) if node is not None else ():
-            if handle.writable:
-                handle.extra = late
-
-    def _copy_to(self, source: int, goal: Place, flags: int) -> None:
+    def _copy_to(
+        self, source: int, goal: Place, flags: int, followers: Followers | None = None
+    ) -> None:
         """A plain file at *goal* with an artifact's content: its backup."""
         name = self._draft(source)
         try:
-            self._install(name, goal, flags & RENAME_NOREPLACE)
+            self._install(name, goal, flags & RENAME_NOREPLACE, followers)
         except BaseException:
-            os.unlink(name, dir_fd=self.copies.directory)
+            self._drop_draft(name)
             raise
 
     def _draft(self, source: int) -> bytes:
@@ -285,9 +284,17 @@ class FencedMoves(FencedNames):
             os.close(descriptor)
         return name
 
-    def _install(self, draft: bytes, goal: Place, flags: int) -> None:
-        above = self.nodes.descriptor(goal[0])
-        renameat2(self.copies.directory, draft, above, goal[1], flags)
+    def _install(
+        self, draft: bytes, goal: Place, flags: int, followers: Followers | None = None
+    ) -> None:
+        above, folder = self.nodes.descriptor(goal[0]), self.copies.directory
+        path = os.open(draft, os.O_PATH | os.O_CLOEXEC, dir_fd=folder)
+        try:
+            renameat2(folder, draft, above, goal[1], flags)
+            if followers is not None:
+                self.follow_file(followers, path)
+        finally:
+            os.close(path)
 
     def _replace_by_other(self, caller: Caller, old: Place, new: Place, flags: int) -> None:
         """A link or a special file takes an artifact's name: the artifact is deleted."""
@@ -299,7 +306,7 @@ class FencedMoves(FencedNames):
             if self._is_file(state):
                 self._depart(state, self._departure(state, caller, "rename"), caller.pid)
         if target is not None:
-            self.settle(float("inf"), target)
+            self.end_holds([self.state(target)], float("inf"))
             if self.state(target).deleted is None and self.on_disk(target) is not None:
                 found = self.on_disk(target)
                 if found is not None and stat.S_ISREG(found.st_mode):
@@ -322,19 +329,36 @@ class FencedMoves(FencedNames):
                     raise no_such(errno.EINVAL)
                 sources.append(self._open_source(place, key))
                 stack.callback(os.close, sources[-1])
+            # Each content goes to the other name, and whoever has it open goes with it.
+            moves = list(zip(sides, sides[::-1], sources[::-1], strict=True))
+            coming = [self.followers(source, other[1]) for _, other, source in moves]
             intents, drafts = [], []
-            for (goal, key), other, source in zip(sides, sides[::-1], sources[::-1], strict=True):
+            for ((goal, key), other, source), followers in zip(moves, coming, strict=True):
                 if key is not None:
-                    claim = self._claim(key, process, "rename")._replace(by_content=None)
+                    claim = self._claim_of_all(self.state(key), process)
                     intents.append((key, claim, content_of(source), self._path_of(*other)))
                     continue
                 # Whatever can fail comes before the commit; only the last step after it.
-                drafts.append((self._draft(source), goal))
+                drafts.append((self._draft(source), goal, followers))
                 stack.callback(self._drop_draft, drafts[-1][0])
-            self.fence.swap(intents)
+            saved = self.fence.swap(intents, process)
             with after_commit(intents[0][0]):
-                for draft, goal in drafts:
-                    self._install(draft, goal, 0)
+                for (_, key), followers in zip(sides, coming, strict=True):
+                    if key is not None:
+                        seen = saved[key]
+                        self.follow_artifact(followers, Late(key, Claim(seen), seen.digest))
+                for draft, goal, followers in drafts:
+                    self._install(draft, goal, 0, followers)
+            for (_, key), followers in zip(sides[::-1], coming, strict=True):
+                if key is not None:
+                    self.leave(key, followers)
+
+    def _claim_of_all(self, state: State, process: int) -> Claim:
+        """What a save rests on that keeps nothing of what the session has there."""
+        copy = state.shown_copy
+        if copy is not None:
+            return copy.claim._replace(by_content=None)
+        return self._claim(state.key, process, "rename")._replace(by_content=None)
 
     def _drop_draft(self, name: bytes) -> None:
         with contextlib.suppress(OSError):

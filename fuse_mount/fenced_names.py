@@ -107,11 +107,18 @@ class FencedNames(FencedAttributes):
         """Remove an empty directory; deletions that it waits for are committed first."""
         above = self.nodes.where(parent)
         if above is not None:
-            prefix = (above + b"/" if above else b"") + name + b"/"
-            self.settle(float("inf"), prefix)
-            if any(s.shown_copy and s.key.startswith(prefix) for s in self._states.holding()):
+            path = (above + b"/" if above else b"") + name
+            self.settle(float("inf"), path)
+            if self.holds_copies(path):
                 raise no_such(errno.ENOTEMPTY)
         super().rmdir(caller, parent, name)
+
+    def holds_copies(self, folder: bytes) -> bool:
+        """Whether something is to be in *folder* that is not committed yet."""
+        return any(
+            state.shown_copy and state.key.startswith(folder + b"/")
+            for state in self._states.holding()
+        )
 
     # ── removing ─────────────────────────────────────────────────────────────
 

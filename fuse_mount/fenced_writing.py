@@ -38,6 +38,7 @@ class Late:
     """A file that was renamed onto an artifact while it was open for writing.
 
     ``saved`` is the digest of what was saved of it last; all its open files share one.
+    ``claim`` is what its content rests on: not what a merge of it with others' made.
     """
 
     key: ArtifactKey
@@ -209,10 +210,12 @@ class FencedWriting(FencedReading):
                 raise no_such(self.fence.options.refused_errno)
             if not copy.dirty or not copy.has_data or copy.discarded:
                 return  # shells flush before they write
-            if keeps_writable(handle.opener, copy.key):
+            if keeps_writable(handle.opener, copy.key, copy.shown_inode):
                 return
             self.commit_copy(state, copy, handle.opener, "write")
-            handle.version = copy.version
+            for each in self.handles_of(handle.node) if copy.handles > 1 else (handle,):
+                if each.opener == handle.opener:
+                    each.version = copy.version  # what it saved itself is not another's
 
     def _flush_late(self, handle: Handle, late: Late) -> None:
         with self.locked(late.key), contextlib.ExitStack() as stack:
@@ -233,7 +236,7 @@ class FencedWriting(FencedReading):
                 process=handle.opener,
             )
             seen = seen_of(done)
-            late.claim = Claim(seen)
+            late.claim = late.claim if done.merged else Claim(seen)
             if not is_small:
                 late.saved = seen.digest  # somebody may have written meanwhile
 

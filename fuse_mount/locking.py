@@ -14,9 +14,10 @@ import fcntl
 import os
 import struct
 import threading
+import zlib
 from typing import NamedTuple
 
-__all__ = ["FileLocks", "Wanted"]
+__all__ = ["FileLocks", "Wanted", "stand_in"]
 
 _FLOCK = struct.Struct("hhqqi4x")
 _WHOLE = (1 << 63) - 1
@@ -34,6 +35,15 @@ class Wanted(NamedTuple):
         """As fcntl takes it."""
         length = 0 if self.end >= _WHOLE else self.end - self.start + 1
         return _FLOCK.pack(self.kind, os.SEEK_SET, self.start, length, 0)
+
+
+def stand_in(directory: str, key: bytes) -> tuple[bytes, bytes]:
+    """The path and the name of the file that is locked in the place of the artifact *key*."""
+    name = b"lock-%08x" % zlib.crc32(key)
+    path = os.path.join(os.fsencode(directory), b"mounts", name)
+    with contextlib.suppress(FileExistsError):
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+    return path, name
 
 
 class FileLocks:

@@ -17,7 +17,6 @@ import resource
 import stat
 import threading
 import time
-import zlib
 from collections.abc import Iterator
 
 from coherent_volume.attributes import Attributes, give
@@ -28,6 +27,7 @@ from fuse_mount.faces import Faces
 from fuse_mount.fence import Fence, seen_of
 from fuse_mount.handles import Handle, OpenFiles
 from fuse_mount.keeping import is_kept
+from fuse_mount.locking import stand_in
 from fuse_mount.nodes import Node, no_such
 from fuse_mount.outcomes import after_commit
 from fuse_mount.protocol import Attr, Entry
@@ -163,18 +163,18 @@ class Managed(OpenFiles):
         return openat2(self.nodes.root.descriptor, key, flags | os.O_NONBLOCK)
 
     def lockable(self, node: Node) -> tuple[bytes, bytes]:
-        """As for any file; an artifact's locks outlive its generations."""
-        try:
-            key = self.key_of(node)
-        except OSError:
-            key = None  # an old generation, held open
-        if key is None:
+        """As for any file; an artifact's locks outlive its generations.
+
+        Chosen once per node, or what a commit displaced would be unlocked by another name.
+        """
+        if node.locked_as is None:
+            key = None
+            with contextlib.suppress(OSError):  # the directory is gone
+                key = self.named(node)
+            node.locked_as = key or b""
+        if not node.locked_as:
             return super().lockable(node)
-        name = b"lock-%08x" % zlib.crc32(key)
-        path = os.path.join(os.fsencode(self.fence.parts.directory), b"mounts", name)
-        with contextlib.suppress(FileExistsError):
-            os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
-        return path, name
+        return stand_in(self.fence.parts.directory, node.locked_as)
 
     # ── faces ────────────────────────────────────────────────────────────────
 
@@ -246,9 +246,11 @@ class Managed(OpenFiles):
             found = self.on_disk(copy.key)
         # What was appended may stand behind lines of a peer's that the copy has not:
         # whatever is written to it later can only be appended as well.
+        # So may a merge have brought in what the copy has not: it rests on what it did.
         base = copy.claim.base
         copy.grows_only = copy.grows_only and not (copy.is_new and state.replaces)
-        is_head = not copy.grows_only or (base is not None and base.generation == done.base)
+        on_base = base is not None and base.generation == done.base
+        is_head = not done.merged and (on_base or not copy.grows_only)
         copy.dirty = copy.has_data = copy.is_new = False
         copy.seen_enough()
         copy.version, copy.writer = copy.version + 1, 0
@@ -339,30 +341,30 @@ class Managed(OpenFiles):
                 _log.exception("the clock of a mount failed")
 
     def settle(self, until: float, below: bytes = b"") -> None:
-        """End the holds that are due by *until*, of the names that begin with *below*."""
+        """End the holds that are due by *until*, of the name *below* and in that directory.
+
+        Never by one that has a state locked: others have theirs, and wait for that one.
+        """
         due = [
-            state
-            for state in self._states.holding()
-            if state.key.startswith(below)
-            and (
-                (state.deleted is not None and not state.replaces and state.deleted.is_due(until))
-                or 0 < state.empty_due <= until
-            )
-        ]
-        if not due:
-            return
-        with self.locked(*(state.key for state in due)):
-            deletions: dict[ArtifactKey, Claim] = {}
-            for state in due:
-                if state.copy is not None and 0 < state.empty_due <= until:
-                    with contextlib.suppress(OSError):  # nobody waits for it; the reason is noted
-                        self.commit_copy(state, state.copy, 0, "write")
-                elif state.deleted is not None and not state.replaces:
-                    deletions[state.key] = state.deleted.claim
-            if deletions:
-                self.fence.delete(deletions)
-            for key in deletions:
-                self.state(key).deleted = None
+            state for state in self._states.holding()
+            if (not below or (state.key + b"/").startswith(below + b"/")) and state.is_due(until)
+        ]  # fmt: skip
+        with self.locked(*(each.key for each in due)):
+            self.end_holds(due, until)
+
+    def end_holds(self, due: list[State], until: float) -> None:
+        """Commit what *due* hold; they are locked."""
+        deletions: dict[ArtifactKey, Claim] = {}
+        for state in filter(lambda state: state.is_due(until), due):
+            if state.copy is not None and 0 < state.empty_due <= until:
+                with contextlib.suppress(OSError):  # nobody waits for it; the reason is noted
+                    self.commit_copy(state, state.copy, 0, "write")
+            elif state.deleted is not None and not state.replaces:
+                deletions[state.key] = state.deleted.claim
+        if deletions:
+            self.fence.delete(deletions)
+        for key in deletions:
+            self.state(key).deleted = None
 
     def tidy(self) -> None:
         """Forget the states that hold nothing, or each tick would walk over all there ever were."""

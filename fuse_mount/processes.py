@@ -15,6 +15,8 @@ __all__ = ["group_of", "keeps_writable", "process_of", "start_of"]
 _GROUP_S = 1.0
 _TICK_NS = 10**9 // os.sysconf("SC_CLK_TCK")
 _GROUPS_MAX = 4096
+_LOOKED_AT_MAX = 256
+_REMOVED = b" (deleted)"
 
 _groups: dict[int, tuple[float, int]] = {}
 _starts: dict[int, tuple[float, int]] = {}
@@ -71,28 +73,38 @@ def start_of(process: int) -> int:
     return start
 
 
-def keeps_writable(process: int, key: bytes) -> bool:
+def keeps_writable(process: int, key: bytes, inode: int) -> bool:
     """Whether *process* has another descriptor open for writing to the file *key*.
 
     A shell that redirects several commands to one file closes a descriptor for
-    each of them; the save is done when the last one is closed. The name is
-    compared by its end, because the mount may lie anywhere in its name space.
+    each of them; the save is done when the last one is closed. Who has more than
+    ``_LOOKED_AT_MAX`` descriptors is taken for one that duplicates none: to look at all
+    of them at each close would take it hours to close them. *inode* is the number
+    under which the file is shown. The name alone would not do: other files end with it as
+    well, and that of a file which the kernel looked up again is called deleted.
     """
     folder = f"/proc/{process}/fd"
-    ending = b"/" + key
+    ending = b"/" + os.path.basename(key)
     try:
+        # Their count; 0 where the kernel does not tell it.
+        if os.stat(folder).st_size > _LOOKED_AT_MAX:
+            return False
         numbers = os.listdir(folder)
     except OSError:
         return False  # it is ending, or it is another user's
-    for number in numbers:
+    for number in numbers if len(numbers) <= _LOOKED_AT_MAX else ():
         try:
-            if not os.fsencode(os.readlink(f"{folder}/{number}")).endswith(ending):
+            link = os.fsencode(os.readlink(f"{folder}/{number}"))
+            if not link.removesuffix(_REMOVED).endswith(ending):
                 continue
             with open(f"/proc/{process}/fdinfo/{number}", "rb") as file:
-                text = file.read()
+                known = dict(line.split(b":", 1) for line in file.read().splitlines())
         except OSError:
             continue
-        flags = next((x for x in text.split(b"\n") if x.startswith(b"flags:")), b"flags:\t0")
-        if int(flags[6:], 8) & os.O_ACCMODE != os.O_RDONLY:
+        # Linux before 5.14 does not tell the inode.
+        if (
+            int(known.get(b"flags", b"0"), 8) & os.O_ACCMODE != os.O_RDONLY
+            and int(known.get(b"ino", b"%d" % inode)) == inode
+        ):
             return True
     return False

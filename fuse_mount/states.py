@@ -86,6 +86,12 @@ class State:
         copy = self._copy
         return copy if copy is not None and copy.is_shown else None
 
+    def is_due(self, until: float) -> bool:
+        """Whether it holds something that is to be committed by *until*."""
+        if 0 < self.empty_due <= until:
+            return True
+        return self._deleted is not None and not self.replaces and self._deleted.is_due(until)
+
     @property
     def is_idle(self) -> bool:
         """Whether nothing would be lost without it."""

@@ -6,6 +6,7 @@ is not what the claim is about, the tree is called as the transport calls it.
 
 from __future__ import annotations
 
+import contextlib
 import mmap
 import os
 import subprocess
@@ -193,3 +194,49 @@ def test_a_program_that_writes_what_another_replaced_before_hears_of_it(mounted,
     with pytest.raises(PermissionError):
         mounted.tree.write(CALLER, number, 0, memoryview(b"mine"))
     mounted.close(number)
+
+
+# ── closing ──────────────────────────────────────────────────────────────────
+
+
+def bob_saves(place, path=PLAN):
+    place[1].ok(f"cat {path} > /dev/null; echo bob > {path}")
+
+
+@needs_fuse
+@pytest.mark.parametrize("where", ["plans/deeper/plans/plan.md", "../plans/plan.md"])
+def test_a_refused_close_is_told_whatever_else_of_that_name_the_program_writes(place, where):
+    alice = place[0]
+    other = alice.where / where
+    other.parent.mkdir(parents=True, exist_ok=True)
+    with other.open("wb"):
+        file = os.open(alice.where / PLAN, os.O_WRONLY | os.O_TRUNC)
+        os.write(file, b"alice\n")
+        bob_saves(place)
+        with pytest.raises(PermissionError):
+            os.close(file)
+    assert (place[1].where / PLAN).read_bytes() == b"bob\n"
+
+
+@needs_fuse
+@pytest.mark.parametrize("busy", [False, True])
+def test_two_descriptors_of_a_program_are_no_two_programs(place, root, busy):
+    with contextlib.ExitStack() as stack:
+        for _ in range(300 * busy):  # more than are looked at
+            stack.callback(os.close, os.open("/dev/null", os.O_RDONLY))
+        path = place[0].where / PLAN
+        file = os.open(path, os.O_RDWR)
+        os.stat(path)
+        with path.open("ab") as log:
+            log.write(b"appended\n")
+        os.pwrite(file, b"X", 0)
+        os.close(file)
+    assert (root / PLAN).read_bytes() == b"X123456789\nappended\n"
+
+
+@needs_fuse
+def test_a_save_through_two_descriptors_is_one_generation(place, root):
+    alice = place[0]
+    alice.ok(f"exec 3>{PLAN}; echo one >&3; stat {PLAN} > /dev/null; echo two >&3; exec 3>&-")
+    assert (root / PLAN).read_bytes() == b"one\ntwo\n"
+    assert alice.ok(f"coherent log {PLAN} --json").count('"generation"') == 2
