@@ -280,6 +280,16 @@ def test_a_program_is_not_held_to_what_another_read_that_had_its_number(bob, mon
     assert here.standing(key, number).base == newer
 
 
+def test_what_was_edited_right_after_the_start_is_not_saved_over(root, alice, monkeypatch):
+    parts, real = alice._open_parts(), time.time_ns
+    with monkeypatch.context() as behind:
+        # The times of files are behind the clock by up to a tick, here by one of 10 ms.
+        behind.setattr(time, "time_ns", lambda: real() + 10**7)
+        fence = Fence(parts, Options(), alice._maintenance.nudge)
+    (root / "plans" / "new.md").write_bytes(b"a person's edit after the start\n")
+    assert fence.claims.claim(ArtifactKey(b"plans/new.md"), 0).base is None
+
+
 @pytest.mark.parametrize("again", [False, True])
 def test_what_was_edited_after_the_clock_was_set_back_is_not_saved_over(
     root, alice, monkeypatch, again
