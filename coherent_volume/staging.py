@@ -166,8 +166,11 @@ class Staging(Keeping):
 
     def _new_stage(self, attributes: Attributes | None) -> tuple[str, int]:
         """An empty staged file of ours: a spare one, or a new one."""
-        while self._spares and attributes is not None:
-            name, expected = self._spares.popleft()
+        while attributes is not None:
+            try:
+                name, expected = self._spares.popleft()
+            except IndexError:
+                break  # none; or another thread took the last one
             descriptor = self._reuse(name, expected)
             if descriptor >= 0:
                 return name, descriptor
@@ -183,7 +186,9 @@ class Staging(Keeping):
         """
         descriptor = -1
         try:
-            descriptor = _enlisted(name, os.O_RDWR, 0, self.staging)
+            # Somebody who reads it may have a lease: an open that waits for its end
+            # could wait most of a minute, and every fork of this process with it.
+            descriptor = _enlisted(name, os.O_RDWR | os.O_NONBLOCK, 0, self.staging)
             if sole_opener(descriptor) and looks(os.fstat(descriptor)) == expected:
                 for attribute in os.listxattr(descriptor):
                     os.removexattr(descriptor, attribute)

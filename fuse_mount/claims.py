@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from typing import NamedTuple
 
+from coherent_volume.files import RACY_NS
 from coherent_volume.judgement import Expectation
 from coherent_volume.model import ArtifactKey
 from coherent_volume.parts import VolumeParts, now_ns
@@ -46,7 +47,8 @@ class Claims:
         self._credit = credit
         newest = parts.sidecar.history(None, 1)
         self._start_seq = newest[0].seq if newest else 0
-        self._start_ns = time.time_ns()
+        # Files have the time of the last tick: an edit right after the start may look older.
+        self._start_ns = time.time_ns() - RACY_NS
         self._ahead = _ahead_ns()
         self._was_set = False
         # When this session itself last changed a file's mode or times: that is

@@ -21,6 +21,7 @@ from fuse_mount.claims import Claim
 from fuse_mount.fence import seen_of
 from fuse_mount.fenced_reading import FencedReading
 from fuse_mount.handles import Handle
+from fuse_mount.keeping import copy_to_refused
 from fuse_mount.managed import State
 from fuse_mount.nodes import no_such
 from fuse_mount.processes import keeps_writable, process_of
@@ -51,15 +52,36 @@ class FencedWriting(FencedReading):
     # ── writing ──────────────────────────────────────────────────────────────
 
     def write(
-        self, caller: Caller, number: int, offset: int, data: memoryview, *, in_place: bool = False
+        self, caller: Caller, number: int, offset: int, data: memoryview, *, is_page: bool = False
     ) -> int:
         """Write to an open file; to a working copy only while it may still be committed."""
         handle = self.handle(number)
-        appends = bool(handle.flags & os.O_APPEND) and not in_place
+        if is_page and isinstance(handle.extra, WorkingCopy):
+            return self._write_page(handle, handle.extra, offset, data)
+        appends = bool(handle.flags & os.O_APPEND) and not is_page
         with self.writing(handle, appends=appends):
             if appends and isinstance(handle.extra, WorkingCopy | Late):
                 offset = os.fstat(handle.descriptor).st_size  # nobody else writes meanwhile
-            return super().write(caller, number, offset, data, in_place=in_place)
+            return super().write(caller, number, offset, data, is_page=is_page)
+
+    def _write_page(self, handle: Handle, copy: WorkingCopy, offset: int, data: memoryview) -> int:
+        """Take a page of a mapping, whatever happened; it is judged, or kept, at the close.
+
+        Its program wrote it into memory a while ago. An error would be told to
+        nobody, and the kernel would throw the page away.
+        """
+        state = self.state(copy.key)
+        with state.lock:
+            written = os.pwrite(handle.descriptor, data, offset)
+            if copy.discarded:
+                copy.has_late_page = copy.refused  # else it is as any unlinked file
+                return written
+            copy.grows_only = False
+            copy.changed(data=True)
+            copy.writer = copy.writer or handle.opener
+            if state.copy is None:
+                state.copy = copy
+            return written
 
     @contextlib.contextmanager
     def writing(self, handle: Handle, *, appends: bool) -> Iterator[None]:
@@ -175,8 +197,10 @@ class FencedWriting(FencedReading):
         handle = self.handle(number)
         copy = handle.extra
         if isinstance(copy, Late):
-            # A file that was no artifact when it was opened was opened by nobody known.
-            self._flush_late(handle, copy, handle.opener or process_of(caller.pid)[0])
+            if not handle.opener:
+                # It was opened as a plain file, of which nobody notes who opens it.
+                handle.opener, _ = process_of(caller.pid)
+            self._flush_late(handle, copy)
         if not isinstance(copy, WorkingCopy) or not handle.writable:
             return
         state = self.state(copy.key)
@@ -193,7 +217,7 @@ class FencedWriting(FencedReading):
                 if each.opener == handle.opener:
                     each.version = copy.version  # what it saved itself is not another's
 
-    def _flush_late(self, handle: Handle, late: Late, process: int) -> None:
+    def _flush_late(self, handle: Handle, late: Late) -> None:
         with self.locked(late.key), contextlib.ExitStack() as stack:
             descriptor = os.open(b"/proc/self/fd/%d" % handle.descriptor, os.O_RDONLY)
             stack.callback(os.close, descriptor)
@@ -209,7 +233,7 @@ class FencedWriting(FencedReading):
                 late.claim,
                 lambda: data if is_small else content_of(descriptor),
                 "write",
-                process=process,
+                process=handle.opener,
             )
             seen = seen_of(done)
             late.claim = late.claim if done.merged else Claim(seen)
@@ -222,7 +246,9 @@ class FencedWriting(FencedReading):
         copy = handle.extra if handle is not None else None
         if handle is not None and isinstance(copy, Late):
             with contextlib.suppress(OSError):  # the reason is noted, the content kept
-                self._flush_late(handle, copy, handle.opener)
+                self._flush_late(handle, copy)
+        if handle is not None and isinstance(copy, WorkingCopy):
+            self._keep_late_pages(handle, copy)
         super().release(number)
         if not isinstance(copy, WorkingCopy):
             return
@@ -239,3 +265,24 @@ class FencedWriting(FencedReading):
                     self.commit_copy(state, copy, 0, "write")
             else:
                 state.empty_due = time.monotonic() + self.fence.options.hold_s
+
+    def _keep_late_pages(self, handle: Handle, copy: WorkingCopy) -> None:
+        """Keep what was written into a mapping of *copy* after it had been refused."""
+        with self.state(copy.key).lock:
+            if not copy.has_late_page or copy.handles > 1:
+                return
+            copy.has_late_page = False
+            error = StaleGenerationError(
+                "it was refused before this page of a mapping was written",
+                path=shown(copy.key),
+                by=self.fence.parts.session.name,
+            )
+            parts, base = self.fence.parts, copy.claim.base
+            self.fence.keep_aside(
+                copy.key,
+                copy.claim,
+                lambda: copy_to_refused(
+                    parts, copy.key, base, lambda: content_of(handle.descriptor)
+                ),
+                error,
+            )

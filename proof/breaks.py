@@ -183,7 +183,7 @@ MUTANTS = (
     Mutant(
         "late bytes in a displaced file are dropped",
         "I8",
-        "maintenance",
+        "disposal",
         "if displaced.verified != looks(found) and not _is_known(parts, record, descriptor):",
         "if displaced.verified == record:",
         "test_crash_points.py test_foreign_edit.py",

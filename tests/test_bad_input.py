@@ -595,6 +595,24 @@ def test_file_system_that_turns_read_only_under_an_open_volume(
 
 
 @needs_root
+@pytest.mark.parametrize("bound", ["plans/bound", "plans/bound/text"], ids=["directory", "file"])
+def test_what_is_bound_from_elsewhere_is_refused_before_anything_changes(root, alice, bound):
+    """Of the same file system, so that only the mount tells."""
+    (root / "plans" / "bound").mkdir()
+    (root / "plans" / "bound" / "text").write_bytes(b"bound\n")
+    alice.read("plans/bound/text")
+    subprocess.run(["mount", "--bind", root / bound, root / bound], check=True)
+    try:
+        with pytest.raises(UnsupportedFilesystemError) as refusal:
+            alice.write("plans/bound/text", "new\n")
+        assert explains(refusal.value)
+        assert alice.read("plans/bound/text") == b"bound\n"
+    finally:
+        subprocess.run(["umount", "-l", root / bound], check=True)
+    assert alice.write("plans/bound/text", "new\n").generation == 1
+
+
+@needs_root
 @pytest.mark.parametrize("size", [3_000, 200_000], ids=["in the row", "as an object"])
 def test_disk_full_at_any_step_loses_nothing(disk, volume, size):
     """Fill the disk but for a little, a little more each time, until a commit fits."""

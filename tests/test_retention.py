@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from coherent_volume import CoherentVolume, ConflictError
+from coherent_volume import CoherentVolume, ConflictError, ageing
 from tests.harness import evidence
 
 PLAN = "plans/plan.md"
@@ -80,6 +80,8 @@ def test_head_is_kept_however_old_it_is(keeping, volume, monkeypatch):
     later = time.time_ns() + 400 * DAY_S * 10**9
     monkeypatch.setattr("time.time_ns", lambda: later)
     monkeypatch.setattr("time.time", lambda: later / 1e9)
+    now = ageing.now_ns() + 400 * DAY_S * 10**9
+    monkeypatch.setattr(ageing, "now_ns", lambda: now)
 
     with volume("bob", managed=None) as bob:
         assert bob.observe(PLAN).generation == 2
@@ -146,7 +148,7 @@ def test_object_that_two_generations_share_outlives_the_first(keeping, volume):
 
 
 @pytest.mark.invariant("I6")
-def test_refused_content_is_swept_by_age_and_not_before(keeping, volume):
+def test_refused_content_is_swept_by_age_and_not_before(keeping, volume, monkeypatch):
     root = keeping(refused_days=7)
     with volume("alice", managed=None) as alice, volume("bob", managed=None) as bob:
         alice.read(PLAN)
@@ -159,6 +161,8 @@ def test_refused_content_is_swept_by_age_and_not_before(keeping, volume):
             kept.append(root / refusal.value.kept)
     age = time.time() - 8 * DAY_S
     os.utime(kept[0], (age, age))
+    an_hour_later = ageing.now_ns() + 3600 * 10**9
+    monkeypatch.setattr(ageing, "now_ns", lambda: an_hour_later)
 
     with volume("carol", managed=None) as carol:
         carol.update(PLAN, lambda data: data + b"carol\n")
