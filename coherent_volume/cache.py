@@ -41,8 +41,9 @@ class ContentCache:
 
     def __init__(self, root: int) -> None:
         self._root = root
-        # Protects the account of bytes; a look-up is one dictionary access.
-        self._lock = threading.Lock()
+        # Protects the account of bytes; a look-up is one dictionary access. Reentrant,
+        # for a signal handler that reads: the account may then be too high.
+        self._lock = threading.RLock()
         self._entries: dict[PathArgument, Entry] = {}
         self._bytes = 0
 
@@ -82,7 +83,7 @@ class ContentCache:
             self._drop(path)
             self._entries[path] = entry
             self._bytes += len(data)
-            while self._bytes > CACHE_BYTES_MAX:
+            while self._bytes > CACHE_BYTES_MAX and self._entries:
                 self._drop(next(iter(self._entries)))
 
     def _drop(self, path: PathArgument) -> None:
@@ -92,6 +93,6 @@ class ContentCache:
 
     def clear(self) -> None:
         """Forget everything."""
-        self._lock = threading.Lock()  # a new one: this also mends a forked child
+        self._lock = threading.RLock()  # a new one: this also mends a forked child
         self._entries = {}
         self._bytes = 0

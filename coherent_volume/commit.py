@@ -154,7 +154,7 @@ def _keep_refused(parts: VolumeParts, intents: Sequence[Intent], conflict: Confl
 
 
 def _explain(parts: VolumeParts, intents: Sequence[Intent], conflict: ConflictError) -> None:
-    with contextlib.suppress(*_NO_REPORT):
+    with contextlib.suppress(*_NO_REPORT, CoherenceError):
         from coherent_volume.report import attach
 
         attach(parts, intents, conflict)
@@ -364,18 +364,21 @@ def _raced_error(
     if current == stands.generation:
         # The name vanished or was taken, or its editor is still writing: settle
         # it now, with patience, so that the answer can say what is current.
-        with contextlib.suppress(CoherenceError), settled_heads(parts, [intent.key]) as (head,):
+        with contextlib.suppress(*_UNTOLD), settled_heads(parts, [intent.key]) as (head,):
             current = head.generation
     outside = (
         f"the outside bytes are generation {current}"
         if current != stands.generation
         else "what is outside is being written, or is no regular file"
     )
-    content = content_of(parts, intent.key, row.id, stands.generation)
     kept = None
-    if intent.content is not None:
-        digest = Digest(bytes.fromhex(stands.digest))
-        kept = parts.staging.keep(intent.key, content, parts.session.name, stands.base, digest)
+    # A copy that cannot be kept is no reason to call a commit refused that stands
+    # in the history with the same content.
+    with contextlib.suppress(*_UNTOLD):
+        content = content_of(parts, intent.key, row.id, stands.generation)
+        if intent.content is not None:
+            digest = Digest(bytes.fromhex(stands.digest))
+            kept = parts.staging.keep(intent.key, content, parts.session.name, stands.base, digest)
     members = {commit.path: commit.generation for commit in done if commit.changed}
     told = ForeignEditError(
         f"an outside edit raced your commit: yours is generation {stands.generation} in the"

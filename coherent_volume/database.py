@@ -12,30 +12,31 @@ Rules that keep SQLite itself sound:
 - Nobody opens, copies or globs the database files by other means: closing any
   other descriptor of them in this process drops SQLite's own locks.
 - No connection is open while the process forks: SQLite keeps a table of its
-  locks in memory, and in a child that table lies.
+  locks in memory, and in a child that table lies. One that is in use stays open,
+  and then the child never touches that database.
 """
 
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import sqlite3
 import threading
+import time
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from coherent_volume.errors import (
-    BusyError,
-    CoherenceError,
-    DamagedError,
-    NotPermittedError,
-    SchemaVersionError,
-    StorageError,
-    UnconfirmedError,
-    from_os_error,
-)
+from coherent_volume.errors import ClosedError, DamagedError, StorageError
 from coherent_volume.model import Durability
+from coherent_volume.sql_errors import (
+    FAILURES,
+    check_version,
+    explain_unopenable,
+    typed,
+    typed_error,
+)
+from coherent_volume.weak import members
 
 __all__ = ["Connection", "Database", "Reader", "Row"]
 
@@ -47,9 +48,14 @@ Reader = Callable[[str, Sequence[object]], list[Row]]
 """Rows of a statement with its values."""
 
 _APPLICATION_ID = 0x636F7665  # "cove": tells the file apart from other databases
-# Damaged text in a row or in the schema surfaces as the second kind.
-_FAILURES = (sqlite3.Error, UnicodeDecodeError)
 _BUSY_TIMEOUT_S = 5.0  # only recovery after a crash ever makes a statement wait
+_IN_USE_WAIT_S = 2.0
+_IN_USE_POLL_S = 0.001
+
+_untrue: set[tuple[int, int]] = set()
+"""In a forked child: the files that a connection was open on during the fork."""
+_inherited: list[Connection] = []
+"""Those connections. Never closed: that would roll back what their thread is doing."""
 
 
 class Database:
@@ -70,12 +76,21 @@ class Database:
         self._read_lock = threading.RLock()
         self._reader: sqlite3.Connection | None = None
         self._writer: sqlite3.Connection | None = None
+        # Whether whoever has the gate is using the writing connection, and which
+        # thread wants to close it. Each is set before the other is looked at. No
+        # lock: one that an interrupt left taken would end all commits, and this
+        # only makes a fork or a close wait.
+        self._in_use = True
+        self._closing = 0
+        self._relaxed = False
         self.has_written = False
         """Whether this process ever opened the connection for writing."""
-        with _typed("open the sidecar"):
+        with typed("open the sidecar"):
             self._identity = self._look()
+            _databases.add(self)
             self._reader = self._connect()
-            self._check_version(self._reader, schema_version)
+            check_version(self._reader, _APPLICATION_ID, schema_version)
+        self._in_use = False
 
     @staticmethod
     def create(path: str, schema: str, schema_version: int, meta: dict[str, str]) -> None:
@@ -84,7 +99,7 @@ class Database:
         for leftover in (draft, f"{draft}-wal", f"{draft}-shm"):
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(leftover)
-        with _typed("create the sidecar"):
+        with typed("create the sidecar"):
             connection = sqlite3.connect(draft, isolation_level=None)
             try:
                 connection.execute("PRAGMA journal_mode=WAL")
@@ -100,6 +115,10 @@ class Database:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
+        # The log of a database that was lost would be replayed into this one.
+        for leftover in (f"{path}-wal", f"{path}-shm"):
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(leftover)
         os.rename(draft, path)
 
     @staticmethod
@@ -119,6 +138,12 @@ class Database:
         return found
 
     def _connect(self) -> sqlite3.Connection:
+        if self._identity in _untrue:
+            raise ClosedError(
+                "this process was forked while another thread was using the volume's records",
+                advice="Fork while no other thread uses the volume, or start the process with"
+                " subprocess or the method spawn.",
+            )
         # mode=rw: a missing file must be said, never made anew and empty.
         name = f"file:{_uri_quoted(self.path)}?mode=rw"
         try:
@@ -136,31 +161,9 @@ class Database:
             connection.execute("PRAGMA schema_version").fetchone()
         except sqlite3.OperationalError as error:
             if error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_CANTOPEN:
-                self._explain_unopenable()
+                explain_unopenable(self.path)
             raise
         return connection
-
-    def _explain_unopenable(self) -> None:
-        """Raise what the system says, where SQLite only says that it cannot open."""
-        try:
-            if os.statvfs(self.path).f_flag & os.ST_RDONLY:
-                raise OSError(errno.EROFS, os.strerror(errno.EROFS))
-            os.close(os.open(self.path, os.O_PATH))
-        except OSError as error:
-            raise from_os_error(error, None, "open the sidecar") from error
-
-    @staticmethod
-    def _check_version(connection: sqlite3.Connection, expected: int) -> None:
-        application = connection.execute("PRAGMA application_id").fetchone()[0]
-        version = connection.execute("PRAGMA user_version").fetchone()[0]
-        if application != _APPLICATION_ID:
-            raise DamagedError("sidecar.db is not the sidecar of a coherent volume")
-        if version > expected:
-            raise SchemaVersionError(
-                f"the sidecar has schema {version}, this program knows {expected}",
-                schema=version,
-                known=expected,
-            )
 
     def _look(self) -> tuple[int, int]:
         found = os.stat(self.path)
@@ -183,7 +186,7 @@ class Database:
 
     def read(self, sql: str, values: Sequence[object] = ()) -> list[Row]:
         """Rows of *sql*, as committed now; outside the gate."""
-        with _typed("read the sidecar"), self._read_lock:
+        with typed("read the sidecar"), self._read_lock:
             connection = self._reader or self._reopen()
             return connection.execute(sql, values).fetchall()
 
@@ -195,7 +198,7 @@ class Database:
         as much that way. Other threads of this volume object wait with theirs, and
         no checkpoint can start the log again, until the block ends.
         """
-        with _typed("read the sidecar"), self._read_lock:
+        with typed("read the sidecar"), self._read_lock:
             connection = self._reader or self._reopen()
             connection.execute("BEGIN")
             try:
@@ -210,7 +213,7 @@ class Database:
         with self._read_lock:
             try:
                 rows = (self._reader or self._reopen()).execute(sql, values).fetchall()
-            except _FAILURES as error:
+            except FAILURES as error:
                 raise typed_error(error, "read the sidecar") from error
         return rows[0] if rows else None
 
@@ -219,21 +222,31 @@ class Database:
         self._reader = self._connect()
         return self._reader
 
-    def writer(self) -> sqlite3.Connection:
+    def _opened_writer(self) -> sqlite3.Connection:
         """The connection for use under the gate; it sees what it has written."""
+        self._in_use = True
+        while self._closing and self._closing != threading.get_ident():
+            self._in_use = False
+            with self._read_lock:
+                pass  # until the fork is over
+            self._in_use = True
         if self._writer is None:
-            with _typed("open the sidecar"):
+            with typed("open the sidecar"):
                 self._writer = self._connect()
                 self._writer.execute(f"PRAGMA synchronous={self._synchronous}")
+                self._relaxed = False
                 self.has_written = True
         return self._writer
 
     def gated(self, sql: str, values: Sequence[object] = ()) -> list[Row]:
         """Rows of *sql*; under the gate, so nothing can change them meanwhile."""
+        outer = self._in_use  # also within a transaction
         try:
-            return self.writer().execute(sql, values).fetchall()
-        except _FAILURES as error:
+            return self._opened_writer().execute(sql, values).fetchall()
+        except FAILURES as error:
             raise typed_error(error, "read the sidecar") from error
+        finally:
+            self._in_use = outer
 
     @contextlib.contextmanager
     def transaction(self, *, durable: bool) -> Iterator[sqlite3.Connection]:
@@ -244,35 +257,47 @@ class Database:
         An I/O error of the COMMIT itself raises UnconfirmedError: the log may
         hold the commit although the flush failed, and a flush is never retried.
         """
-        connection = self.writer()
         relaxed = not durable and self._synchronous == "FULL"
         committing = False
         try:
-            if relaxed:
-                connection.execute("PRAGMA synchronous=NORMAL")
-            # BEGIN IMMEDIATE, not BEGIN: a deferred transaction that has read
-            # cannot be upgraded once a peer commits; SQLite answers
-            # BUSY_SNAPSHOT at once and never consults the busy timeout.
-            connection.execute("BEGIN IMMEDIATE")
-            yield connection
-            committing = True
-            connection.execute("COMMIT")
-        except BaseException as error:
+            connection = self._opened_writer()
+            # What an interrupt left behind in an earlier one.
             self._roll_back(connection)
-            if isinstance(error, _FAILURES):
-                raise typed_error(error, "write the sidecar", committing=committing) from error
-            raise
+            try:
+                if relaxed:
+                    self._relaxed = True
+                    connection.execute("PRAGMA synchronous=NORMAL")
+                elif self._relaxed:
+                    self._tighten(connection)
+                # BEGIN IMMEDIATE, not BEGIN: a deferred transaction that has read
+                # cannot be upgraded once a peer commits; SQLite answers
+                # BUSY_SNAPSHOT at once and never consults the busy timeout.
+                connection.execute("BEGIN IMMEDIATE")
+                yield connection
+                committing = True
+                connection.execute("COMMIT")
+            except BaseException as error:
+                self._roll_back(connection)
+                if isinstance(error, FAILURES):
+                    raise typed_error(error, "write the sidecar", committing=committing) from error
+                raise
+            finally:
+                if relaxed:
+                    with contextlib.suppress(sqlite3.Error):
+                        self._tighten(connection)
         finally:
-            if relaxed:
-                with contextlib.suppress(sqlite3.Error):
-                    connection.execute("PRAGMA synchronous=FULL")
+            self._in_use = False
+
+    def _tighten(self, connection: sqlite3.Connection) -> None:
+        connection.execute("PRAGMA synchronous=FULL")
+        self._relaxed = False
 
     @staticmethod
     def _roll_back(connection: sqlite3.Connection) -> None:
         # A failed statement may have rolled back by itself (disk full does);
         # then there is nothing to roll back and saying so is no error.
-        if connection.in_transaction:
-            with contextlib.suppress(sqlite3.Error):
+        with contextlib.suppress(sqlite3.Error):
+            if connection.in_transaction and connection not in _inherited:
                 connection.execute("ROLLBACK")
 
     def log_bytes(self) -> int:
@@ -291,74 +316,84 @@ class Database:
         """
         # A long reader makes it incomplete, which the next one mends.
         mode = "TRUNCATE" if truncate else "RESTART"
-        with _typed("checkpoint the sidecar"):
-            self.writer().execute(f"PRAGMA wal_checkpoint({mode})").fetchall()
+        with typed("checkpoint the sidecar"):
+            try:
+                self._opened_writer().execute(f"PRAGMA wal_checkpoint({mode})").fetchall()
+            finally:
+                self._in_use = False
 
     def integrity(self) -> list[str]:
         """What SQLite's own check finds wrong; empty when nothing."""
         return [str(row[0]) for row in self.read("PRAGMA integrity_check") if row[0] != "ok"]
 
-    def close(self) -> None:
-        """Close both connections, under the gate; the next use opens them again."""
-        with self._read_lock:
-            self._close()
+    def close(self, *, alone: bool = True) -> None:
+        """Close both connections, under the gate; the next use opens them again.
 
-    def _close(self) -> None:
-        with contextlib.suppress(sqlite3.Error):
-            if self._writer is not None:
-                self._writer.close()
-            if self._reader is not None:
-                self._reader.close()
-        self._writer = self._reader = None
+        Not *alone*, without the gate: what another thread goes on using stays open.
+        """
+        if alone and self._writer is not None:
+            self._roll_back(self._writer)
+        try:
+            self.close_for_fork(alone=alone)
+        finally:
+            self.forked()
 
-    def close_for_fork(self) -> None:
-        """Close, and keep other threads from opening again until ``forked``."""
+    def close_for_fork(self, *, alone: bool) -> None:
+        """Close, and keep other threads from opening again until ``forked``.
+
+        *alone* says that the caller has the gate. A connection that is in use stays
+        open: to close it under its thread would end the process.
+        """
         self._read_lock.acquire()
-        self._close()
+        self._closing = threading.get_ident()
+        until = time.monotonic() + _IN_USE_WAIT_S
+        while self._in_use and not alone and time.monotonic() < until:
+            time.sleep(_IN_USE_POLL_S)
+        self._reader = self._closed(self._reader)
+        if alone or not self._in_use:
+            self._writer = self._closed(self._writer)
+            self._in_use = self._writer is not None
+
+    @staticmethod
+    def _closed(connection: sqlite3.Connection | None) -> sqlite3.Connection | None:
+        """Close it, unless this very thread stands in a transaction of it."""
+        with contextlib.suppress(sqlite3.Error):
+            if connection is not None and connection.in_transaction:
+                return connection
+            if connection is not None:
+                connection.close()
+        return None
 
     def forked(self) -> None:
         """After a fork, in the parent: connections may be opened again."""
-        self._read_lock.release()
+        self._closing = 0
+        with contextlib.suppress(RuntimeError):  # an interrupt came before it was taken
+            self._read_lock.release()
 
     def become_child(self) -> None:
-        """After a fork, in the child: the lock may be held by a lost thread."""
+        """After a fork, in the child: what is open is the parent's and tells untruths."""
+        left = [each for each in (self._reader, self._writer) if each is not None]
+        if left or self._in_use:
+            _inherited.extend(left)
+            _untrue.add(self._identity)
+        self._reader = self._writer = None
+        self._in_use = False
+        self._closing = 0
+        # The lock may be held by a lost thread.
         self._read_lock = threading.RLock()
         self.has_written = False
 
 
-def typed_error(
-    error: sqlite3.Error | UnicodeDecodeError, step: str, *, committing: bool = False
-) -> CoherenceError:
-    """The error of this package that tells what the caller does next."""
-    code = getattr(error, "sqlite_errorcode", 0) or 0
-    primary = code & 0xFF
-    text = f"could not {step}: {error}"
-    if primary in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
-        return DamagedError(f"the sidecar is damaged: {error}")
-    if primary == sqlite3.SQLITE_IOERR and committing:
-        return UnconfirmedError(text)
-    if primary in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
-        return BusyError(text, holder="another process")
-    if primary in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM, sqlite3.SQLITE_AUTH):
-        return NotPermittedError(text)
-    if code == sqlite3.SQLITE_IOERR_SHORT_READ:
-        return DamagedError(f"the sidecar is damaged: {error}")
-    # SQLite cannot make its shared index larger: on a full disk the first of all.
-    if primary == sqlite3.SQLITE_FULL or code == sqlite3.SQLITE_IOERR_SHMSIZE:
-        return StorageError(
-            f"could not {step}: no space left on device", step=step, errno=errno.ENOSPC
-        )
-    if isinstance(error, sqlite3.OperationalError):
-        return StorageError(text, step=step, errno=None)
-    return DamagedError(f"the sidecar contradicts itself: {error}")
+_databases: weakref.WeakSet[Database] = weakref.WeakSet()
 
 
-@contextlib.contextmanager
-def _typed(step: str) -> Iterator[None]:
-    try:
-        yield
-    except _FAILURES as error:
-        raise typed_error(error, step) from error
+def _after_fork_in_child() -> None:
+    # Also those that another thread was just opening.
+    for database in members(_databases):
+        database.become_child()
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
 def _uri_quoted(path: str) -> str:

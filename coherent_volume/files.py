@@ -25,6 +25,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from coherent_volume.descriptors import dismiss, enter, no_fork
 from coherent_volume.digest import Hasher, digest_of, digest_of_chunks
 from coherent_volume.errors import BusyError, NotRegularFileError, SymlinkError
 from coherent_volume.identity import describe_holder_of_file
@@ -130,28 +131,12 @@ class Look:
     def close(self) -> None:
         """Let go of the file, and with it of the lease."""
         if self.descriptor >= 0:
-            _open_looks.discard(self.descriptor)
             descriptor, self.descriptor = self.descriptor, -1
             try:  # noqa: SIM105 - on the path of every read
-                os.close(descriptor)
+                dismiss(descriptor)
             except OSError:
                 pass  # it was read only; a commit that stands must not be told as failed
 
-
-_open_looks: set[int] = set()
-"""Descriptors of looks that are under a lease, of all threads of this process."""
-
-
-def _after_fork_in_child() -> None:
-    # The child's copy would keep the lease alive when the parent lets go, and
-    # an editor would wait for it. Closing leaves the parent's lease alone.
-    for descriptor in _open_looks:
-        with contextlib.suppress(OSError):
-            os.close(descriptor)
-    _open_looks.clear()
-
-
-os.register_at_fork(after_in_child=_after_fork_in_child)
 
 _NOTHING = os.stat_result((0,) * 10)
 
@@ -169,7 +154,9 @@ def look(root: int, key: ArtifactKey, *, keep: bool = True, beside_writer: bool 
     and marked. Raises WriterPresent, SymlinkError, NotRegularFileError, OSError.
     """
     try:
-        descriptor = openat2(root, key, _OPEN)
+        with no_fork:
+            descriptor = openat2(root, key, _OPEN)
+            enter(descriptor)
     except FileNotFoundError:
         return absent()
     except OSError as error:
@@ -182,20 +169,24 @@ def look(root: int, key: ArtifactKey, *, keep: bool = True, beside_writer: bool 
                 "a socket stands where the artifact should be", path=shown(key), found="a socket"
             ) from None
         raise
-    try:
-        return look_at(descriptor, key, keep=keep, beside_writer=beside_writer)
-    except BaseException:
-        _open_looks.discard(descriptor)
-        os.close(descriptor)
-        raise
+    return look_at(descriptor, key, keep=keep, beside_writer=beside_writer)
 
 
 def look_at(descriptor: int, key: bytes, *, keep: bool = True, beside_writer: bool = False) -> Look:
-    """As ``look``, at an open file; the Look takes *descriptor* over."""
+    """As ``look``, at a file that was opened and entered; it is closed if this raises."""
+    # Entered with all the others: in a child the copy would keep the lease alive
+    # when the parent lets go, and an editor would wait for it.
+    try:
+        return _look_at(descriptor, key, keep, beside_writer)
+    except BaseException:
+        dismiss(descriptor)
+        raise
+
+
+def _look_at(descriptor: int, key: bytes, keep: bool, beside_writer: bool) -> Look:
     writer = leased = False
     try:
         leased = take_lease(descriptor)
-        _open_looks.add(descriptor)
     except WriterPresent:
         if not beside_writer:
             raise

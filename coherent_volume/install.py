@@ -23,7 +23,6 @@ from coherent_volume.files import (
     WriterPresent,
     is_immutable,
     lease_unbroken,
-    look_at,
     looks,
 )
 from coherent_volume.model import ArtifactKey, Digest
@@ -262,15 +261,10 @@ def _look_at_displaced(parts: VolumeParts, key: ArtifactKey, record: InstallRow)
     found = parts.staging.look(record.stage)
     if found is None or not stat.S_ISREG(found.st_mode):
         return None
-    descriptor = parts.staging.open_stage(record.stage)
     try:
-        return look_at(descriptor, key)
+        return parts.staging.look_at_stage(record.stage, key)
     except WriterPresent:
-        os.close(descriptor)
         return None
-    except BaseException:
-        os.close(descriptor)
-        raise
 
 
 def _publish_foreign(

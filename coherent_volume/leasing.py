@@ -257,15 +257,16 @@ def _grant(parts: VolumeParts, key: ArtifactKey, ttl: float, *, held: bool) -> L
             if hold is not None:
                 hold.release()
             raise
+        # Under the gate still, which a fork waits for.
+        granted = Lease(shown(key), parts.session.name, epoch, parts, key, lease, hold)
+        if held:
+            parts.leases.add(granted)
         _forget_hold(parts, found)
         # Content of an artifact that is leased is never served from memory: a
         # lease can be taken away without the file changing.
         parts.leased_keys.add(key)
         _renew_view(parts, key, row, seen, epoch)
     points.reached("leased")
-    granted = Lease(shown(key), parts.session.name, epoch, parts, key, lease, hold)
-    if held:
-        parts.leases.add(granted)
     return granted
 
 

@@ -19,8 +19,10 @@ import weakref
 from collections.abc import Iterator
 from typing import Any
 
+from coherent_volume.descriptors import dismiss, no_fork, opened
 from coherent_volume.errors import BusyError, StorageError
 from coherent_volume.identity import describe_holder_of_lock
+from coherent_volume.weak import members
 
 __all__ = ["GATE_WAIT_S", "FairLock", "LeaseHold", "Presence", "is_present", "lifecycle_lock"]
 
@@ -82,7 +84,9 @@ class FairLock:
         """Release whatever this thread holds: an interrupt may come at any line."""
         if not self._mutex._is_owned():
             return
-        if self._descriptor >= 0 and (self._waiter is None or self._waiter.is_idle()):
+        if self._waiter is not None and not self._waiter.is_idle():
+            self._waiter.withdraw()
+        elif self._descriptor >= 0:
             self._unlock()
         self._owner = 0
         # More than once if an earlier interrupt left it taken.
@@ -99,7 +103,7 @@ class FairLock:
                 self._waiter.stop()
                 self._waiter = None
             else:
-                os.close(self._descriptor)
+                dismiss(self._descriptor)
             self._descriptor = -1
 
     def _wait(self, timeout_s: float) -> None:
@@ -146,7 +150,7 @@ class FairLock:
                 self._waiter.stop()
                 self._waiter = None
             elif self._descriptor >= 0:
-                os.close(self._descriptor)
+                dismiss(self._descriptor)
             self._descriptor = -1
         finally:
             self._mutex.release()
@@ -154,10 +158,9 @@ class FairLock:
     def forget_after_fork(self) -> None:
         """Start anew in a forked child."""
         # The child's descriptor is the parent's open file: keeping it would
-        # keep a dead parent's lock. The mutex may be held by a thread that
-        # does not exist here, and the waiting thread does not exist either.
-        if self._descriptor >= 0:
-            os.close(self._descriptor)
+        # keep a dead parent's lock, so it is closed already (see descriptors).
+        # The mutex may be held by a thread that does not exist here, and the
+        # waiting thread does not exist either.
         self._descriptor = -1
         self._owner = 0
         self._mutex = _mutex()
@@ -199,7 +202,7 @@ class _Waiter:
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
-        self._state = threading.Lock()
+        self._state = _mutex()
         self._asked = threading.Semaphore(0)
         self._granted = threading.Event()
         self._wanted = False
@@ -210,34 +213,39 @@ class _Waiter:
 
     def obtain(self, timeout_s: float) -> bool:
         """Have the lock within *timeout_s*; an abandoned wait keeps its place."""
-        with self._state:
-            self._wanted = True
-            self._granted.clear()
-            if not self.busy:
-                self.busy = True
-                self._asked.release()
         try:
+            with self._state:
+                self._wanted = True
+                self._granted.clear()
+                if not self.busy:
+                    self.busy = True
+                    self._asked.release()
             self._granted.wait(timeout_s)
+            with self._state:
+                if not self._granted.is_set():
+                    self._wanted = False
+                    return False
+                failure, self._failure = self._failure, None
         except BaseException:
-            self._withdraw()
+            self.withdraw()
             raise
-        with self._state:
-            if not self._granted.is_set():
-                self._wanted = False
-                return False
-            failure, self._failure = self._failure, None
         if failure is not None:
             raise StorageError(
                 f"could not lock the volume: {failure.strerror}", step="lock", errno=failure.errno
             ) from failure
         return True
 
-    def _withdraw(self) -> None:
-        """An interrupt ended the wait: nobody is there to be given the lock."""
+    def withdraw(self) -> None:
+        """An interrupt ended the wait, at any line: nobody is there to be given the lock."""
         with self._state:
             if self._granted.is_set():
+                self._granted.clear()
                 fcntl.flock(self._descriptor, fcntl.LOCK_UN)
             self._wanted = False
+            if self.busy:
+                self._asked.release()  # it may have come before that
+        while self._state._is_owned():  # or at the end of a block
+            self._state.release()
 
     def is_idle(self) -> bool:
         """Whether no wait is under way, abandoned or not."""
@@ -255,8 +263,11 @@ class _Waiter:
         while True:
             self._asked.acquire()
             if self._stopping:
-                os.close(self._descriptor)
+                dismiss(self._descriptor)
                 return
+            with self._state:
+                if not self.busy:
+                    continue  # asked twice for one wait
             failure = None
             try:
                 fcntl.flock(self._descriptor, fcntl.LOCK_EX)
@@ -274,11 +285,14 @@ class _Waiter:
 
 
 _all_locks: weakref.WeakSet[FairLock] = weakref.WeakSet()
+_all_holds: weakref.WeakSet[LeaseHold] = weakref.WeakSet()
 
 
 def _after_fork_in_child() -> None:
-    for lock in list(_all_locks):
+    for lock in members(_all_locks):
         lock.forget_after_fork()
+    for hold in members(_all_holds):
+        hold.abandon()
 
 
 os.register_at_fork(after_in_child=_after_fork_in_child)
@@ -286,7 +300,7 @@ os.register_at_fork(after_in_child=_after_fork_in_child)
 
 def _open(path: str) -> int:
     try:
-        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        return opened(path, os.O_RDWR | os.O_CREAT)
     except OSError as error:
         raise StorageError(
             f"could not open the lock file: {error.strerror}", step="lock", errno=error.errno
@@ -299,8 +313,7 @@ class Presence:
     def __init__(self, path: str, text: str) -> None:
         self.path = path
         draft = f"{path}.new"
-        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-        self._descriptor = os.open(draft, flags, 0o600)
+        self._descriptor = opened(draft, os.O_RDWR | os.O_CREAT | os.O_EXCL)
         try:
             # Locked before it bears its name: a peer that found it unlocked
             # would take us for dead and clean up what we have staged.
@@ -308,18 +321,14 @@ class Presence:
             os.write(self._descriptor, text.encode())
             os.rename(draft, path)
         except BaseException:
-            os.close(self._descriptor)
+            dismiss(self._descriptor)
             raise
 
     def withdraw(self) -> None:
         """End the presence and remove its file."""
         with contextlib.suppress(OSError):
             os.unlink(self.path)
-        os.close(self._descriptor)
-
-    def abandon(self) -> None:
-        """Close the inherited lock in a forked child; the parent keeps it."""
-        os.close(self._descriptor)
+        dismiss(self._descriptor)
 
 
 def is_present(path: str) -> bool:
@@ -355,7 +364,10 @@ class LeaseHold:
         self._lock = portalocker.Lock(
             path, mode="a", flags=portalocker.LOCK_EX | portalocker.LOCK_NB, timeout=0
         )
-        self._lock.acquire()
+        # Entered as itself: its file object would close the number once more.
+        with no_fork:
+            self._lock.acquire()
+            _all_holds.add(self)
 
     def abandon(self) -> None:
         """Close the inherited lock in a forked child; the parent keeps it."""
@@ -366,7 +378,9 @@ class LeaseHold:
         """End the hold and remove its file."""
         with contextlib.suppress(OSError):
             os.unlink(self._path)
-        self._lock.release()
+        with no_fork:
+            self._lock.release()
+            _all_holds.discard(self)
 
 
 @contextlib.contextmanager

@@ -38,8 +38,8 @@ class Maintenance:
 
     def __init__(self, parts: VolumeParts) -> None:
         self._parts = parts
-        # Protects the starting of the thread only.
-        self._starting = threading.Lock()
+        # Protects the starting of the thread only; reentrant for signal handlers.
+        self._starting = threading.RLock()
         self._thread: threading.Thread | None = None
         self._wanted = threading.Event()
         self._stopped = threading.Event()
@@ -124,18 +124,19 @@ class Maintenance:
         forget()
         with contextlib.ExitStack() as stack:
             # Without the gate in time its holder has the database open: then
-            # this close is not the last one, and touches no log.
+            # this close is not the last one, and touches no log. What another
+            # thread of this process is using stays open.
             with contextlib.suppress(CoherenceError):
                 stack.enter_context(parts.gate.held(_CLOSE_WAIT_S))
                 database, name = parts.sidecar.database, parts.session.name
                 parts.meters.flush(database, name, closing=True)
-            parts.sidecar.database.close()
+            parts.sidecar.database.close(alone=parts.gate.is_mine)
         parts.gate.close()
         parts.close()
 
     def become_child(self) -> None:
         """After a fork, in the child: the thread is not there."""
-        self._starting = threading.Lock()
+        self._starting = threading.RLock()
         self._thread = None
         self._wanted = threading.Event()
         self._stopped = threading.Event()

@@ -41,10 +41,11 @@ class Meters:
     )
 
     def __init__(self) -> None:
-        # Protects the counts from threads that count at one time. Not
+        # Protects the counts from threads that count at one time. Reentrant, as all
+        # such locks here, for a signal handler that uses the volume. Not
         # ``read_hits``: a read from memory pays for one addition and no lock,
         # and now and then one is lost between threads.
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._counts: Counts = {}
         self._flushed = time.monotonic()
         self.read_hits = 0

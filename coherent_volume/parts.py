@@ -113,8 +113,8 @@ class VolumeParts:
     on_fork: list[Callable[[], None]] = field(default_factory=list)
     # Keeps two threads from cleaning up at once; see disposal.
     cleaning: threading.RLock = field(default_factory=threading.RLock)
-    # Keeps two threads from announcing one process twice.
-    _announcing: threading.Lock = field(default_factory=threading.Lock)
+    # Keeps two threads from announcing one process twice; reentrant for signal handlers.
+    _announcing: threading.RLock = field(default_factory=threading.RLock)
     _turns: dict[str, FairLock] = field(default_factory=dict)
 
     @property
@@ -168,12 +168,9 @@ class VolumeParts:
 
     def become_child(self) -> None:
         """After a fork, in the child: nothing inherited may speak for the parent."""
-        if self.presence is not None:
-            self.presence.abandon()
-            self.presence = None
-        self._announcing = threading.Lock()
+        self.presence = None
+        self._announcing = threading.RLock()
         self.cleaning = threading.RLock()
-        self.sidecar.database.become_child()
         self.staging.renew_token()
         self.session.become_child()
         self.displaced.clear()

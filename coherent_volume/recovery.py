@@ -24,8 +24,8 @@ from dataclasses import dataclass
 
 from coherent_volume import points
 from coherent_volume.attributes import Attributes, Witness
-from coherent_volume.errors import CoherenceError, DamagedError
-from coherent_volume.files import Look, look, look_at
+from coherent_volume.errors import CoherenceError, DamagedError, printable
+from coherent_volume.files import Look, look
 from coherent_volume.install import (
     Outcome,
     install,
@@ -159,7 +159,7 @@ def _continue_from_witness(
         )
     _log.warning(
         "%s: generations %d to %d were lost in a power loss; continuing from the file",
-        shown(key),
+        printable(shown(key)),
         known + 1,
         witness,
     )
@@ -249,12 +249,7 @@ def _judge_displaced(
         return row
     if not stat.S_ISREG(staged.st_mode):
         return put_back(parts, key, row, pending)
-    descriptor = parts.staging.open_stage(pending.stage)
-    try:
-        displaced = look_at(descriptor, key, keep=False)
-    except BaseException:
-        os.close(descriptor)
-        raise
+    displaced = parts.staging.look_at_stage(pending.stage, key, keep=False)
     displaced.close()
     # The recorded inode with the recorded bytes, and nothing less: the bytes of
     # an older generation may be a person's checkout that raced the commit.

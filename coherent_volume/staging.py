@@ -17,8 +17,9 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from coherent_volume.attributes import WITNESS, Attributes, Witness, give
+from coherent_volume.descriptors import dismiss, opened
 from coherent_volume.digest import digest_of, digest_of_chunks, short_name
-from coherent_volume.files import CHUNK, Looks, looks, sole_opener
+from coherent_volume.files import CHUNK, Look, Looks, look_at, looks, sole_opener
 from coherent_volume.keeping import Keeping, write_all
 from coherent_volume.model import ArtifactKey, Digest
 from coherent_volume.records import Staged
@@ -27,50 +28,9 @@ from coherent_volume.syscalls import start_writeback
 __all__ = ["StagedContent", "Staging", "copy_content"]
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+_READ = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 _COPY = 64 << 20  # bytes a copy_file_range call moves at most
 _SPARES_MAX = 256
-
-
-_being_staged: set[int] = set()
-"""Descriptors that content is written through, of all threads of this process."""
-
-_no_fork = threading.RLock()
-"""Held over "open and enlist" and over "strike off and close", and over a fork.
-
-A fork between the two would give the child a descriptor that it does not know of.
-Reentrant, for a signal handler that commits. Nothing else is taken under it.
-"""
-
-
-def _enlisted(name: str, flags: int, mode: int, directory: int) -> int:
-    """Open a staged file for writing; `_dismiss` closes it."""
-    with _no_fork:
-        descriptor = os.open(name, flags | os.O_CLOEXEC, mode, dir_fd=directory)
-        _being_staged.add(descriptor)
-    return descriptor
-
-
-def _dismiss(descriptor: int) -> None:
-    with _no_fork:
-        _being_staged.discard(descriptor)
-        os.close(descriptor)
-
-
-def _after_fork_in_child() -> None:
-    # What is staged becomes the visible file: a writable descriptor of it that a
-    # child inherited would make it busy for everybody, as long as the child lives.
-    for descriptor in _being_staged:
-        with contextlib.suppress(OSError):
-            os.close(descriptor)
-    _being_staged.clear()
-    _no_fork.release()
-
-
-os.register_at_fork(
-    before=_no_fork.acquire,
-    after_in_parent=_no_fork.release,
-    after_in_child=_after_fork_in_child,
-)
 
 
 @dataclass(slots=True)
@@ -103,14 +63,17 @@ class Staging(Keeping):
 
     def close(self) -> None:
         """Let go of the three directories; late use by another thread finds none."""
-        descriptors = (self.staging, self.objects, self.refused)
-        self.staging = self.objects = self.refused = -1
-        for descriptor in descriptors:
-            os.close(descriptor)
+        with self.renewing:
+            descriptors = (self.staging, self.objects, self.refused)
+            self.staging = self.objects = self.refused = -1
+            for descriptor in descriptors:
+                with contextlib.suppress(OSError):  # the others are closed all the same
+                    os.close(descriptor)
 
     def renew_token(self) -> None:
         """Take a new token, in a forked child; the spares are the parent's."""
         self._spares.clear()
+        self.renewing = threading.RLock()
         self.token = os.urandom(8).hex()
 
     # ── staging ──────────────────────────────────────────────────────────────
@@ -162,7 +125,7 @@ class Staging(Keeping):
             self.discard(name)
             raise
         finally:
-            _dismiss(descriptor)
+            dismiss(descriptor)
 
     def _new_stage(self, attributes: Attributes | None) -> tuple[str, int]:
         """An empty staged file of ours: a spare one, or a new one."""
@@ -176,7 +139,7 @@ class Staging(Keeping):
                 return name, descriptor
         name = self.next_name()
         mode = 0o666 if attributes is None else attributes.mode
-        return name, _enlisted(name, os.O_RDWR | os.O_CREAT | os.O_EXCL, mode, self.staging)
+        return name, opened(name, os.O_RDWR | os.O_CREAT | os.O_EXCL, mode, self.staging)
 
     def _reuse(self, name: str, expected: Looks) -> int:
         """Open a spare inode that nobody else has open; -1 if it is of no use.
@@ -188,7 +151,7 @@ class Staging(Keeping):
         try:
             # Somebody who reads it may have a lease: an open that waits for its end
             # could wait most of a minute, and every fork of this process with it.
-            descriptor = _enlisted(name, os.O_RDWR | os.O_NONBLOCK, 0, self.staging)
+            descriptor = opened(name, os.O_RDWR | os.O_NONBLOCK, 0, self.staging)
             if sole_opener(descriptor) and looks(os.fstat(descriptor)) == expected:
                 for attribute in os.listxattr(descriptor):
                     os.removexattr(descriptor, attribute)
@@ -200,7 +163,7 @@ class Staging(Keeping):
         except OSError:
             pass  # it is only a spare
         if descriptor >= 0:
-            _dismiss(descriptor)
+            dismiss(descriptor)
         self.discard(name)
         return -1
 
@@ -280,8 +243,11 @@ class Staging(Keeping):
 
     def open_stage(self, stage: str) -> int:
         """A descriptor for reading what stands at *stage*."""
-        flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
-        return os.open(stage, flags, dir_fd=self.staging)
+        return os.open(stage, _READ, dir_fd=self.staging)
+
+    def look_at_stage(self, stage: str, key: ArtifactKey, *, keep: bool = True) -> Look:
+        """A look at what stands at *stage*; raises as ``files.look`` does."""
+        return look_at(opened(stage, _READ, directory=self.staging), key, keep=keep)
 
 
 def copy_content(source: int, target: int) -> None:

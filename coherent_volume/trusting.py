@@ -32,7 +32,7 @@ from collections.abc import Iterator, Sequence
 from coherent_volume.addresses import Addresses
 from coherent_volume.answers import FeedEntry
 from coherent_volume.cache import ContentCache, Entry
-from coherent_volume.errors import CoherenceError
+from coherent_volume.errors import CoherenceError, printable
 from coherent_volume.files import Fingerprint
 from coherent_volume.listening import Listener
 from coherent_volume.model import ArtifactKey
@@ -94,8 +94,9 @@ class TrustedCopies(ContentCache):
         self._era = 0
         self._behind: dict[ArtifactKey, int] = {}
         # Protects ``_heard`` from two who raise it at once, and the starting of the
-        # listener. Reads take it only to start that.
-        self._telling = threading.Lock()
+        # listener. Reads take it only to start that. Reentrant for signal handlers.
+        self._telling = threading.RLock()
+        self._is_telling = False
         self._listener: Listener | None = None
         self._closed = False
         if trust.listens:
@@ -232,14 +233,20 @@ class TrustedCopies(ContentCache):
     def hear(self, key: ArtifactKey, generation: int) -> bool:
         """Use no copy of *key* below *generation* from now on; whether that is news."""
         with self._telling:
-            if generation <= self._heard.get(key, 0):
-                return False
-            if len(self._heard) >= _HEARD_MAX:
-                # Forgetting what was heard is sound only together with a new era.
-                self._heard.clear()
-                self._era += 1
-            self._heard[key] = generation
-            return True
+            outer, self._is_telling = self._is_telling, True
+            try:
+                if generation <= self._heard.get(key, 0):
+                    return False
+                if outer or len(self._heard) >= _HEARD_MAX:
+                    # Forgetting what was heard is sound only together with a new era;
+                    # and what a signal handler heard in the middle of this may be
+                    # written over with an older generation.
+                    self._heard.clear()
+                    self._era += 1
+                self._heard[key] = generation
+                return True
+            finally:
+                self._is_telling = outer
 
     def doubt(self) -> None:
         """Look at every copy once before it is used again: something passed unheard."""
@@ -275,7 +282,8 @@ class TrustedCopies(ContentCache):
         try:
             reading = read(self._parts, key)
         except (CoherenceError, OSError) as error:
-            _log.debug("%s was not fetched: %s", shown(key), error)  # its reader is told
+            # Whoever reads it is told.
+            _log.debug("%s was not fetched: %s", printable(shown(key)), error)
             return
         data, copy = reading.data, self._copies.get(key)
         if data is None or not reading.exists or copy is None or key in self._parts.leased_keys:
@@ -319,8 +327,11 @@ class TrustedCopies(ContentCache):
     def _listen(self) -> None:
         with self._telling:
             if self._listener is None and not self._closed:
-                self._listener = Listener(self._parts, self.doubt, self._take, self._rest)
-                self._listener.start()
+                listener = Listener(self._parts, self.doubt, self._take, self._rest)
+                # Once more: a signal handler may have come as far meanwhile.
+                if self._listener is None:
+                    self._listener = listener
+                    listener.start()
 
     def close(self) -> None:
         """End the listening; the volume is being closed."""
@@ -336,5 +347,6 @@ class TrustedCopies(ContentCache):
         self._heard = {}
         self._behind = {}
         self._era += 1
-        self._telling = threading.Lock()
+        self._telling = threading.RLock()
+        self._is_telling = False
         self._listener = None

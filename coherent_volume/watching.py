@@ -22,13 +22,14 @@ from typing import Protocol, Self
 
 from coherent_volume import feed
 from coherent_volume.answers import FeedEntry
-from coherent_volume.errors import BusyError, CoherenceError, UsageError
+from coherent_volume.errors import BusyError, CoherenceError, UsageError, printable
 from coherent_volume.globs import NEVER_MANAGED, ManagedGlobs
 from coherent_volume.model import ArtifactKey
 from coherent_volume.parts import VolumeParts
 from coherent_volume.paths import shown
 from coherent_volume.reading import read
 from coherent_volume.watch import Hints, start
+from coherent_volume.weak import members
 
 __all__ = ["Follower", "Hub", "Pace", "Watch", "hub_of"]
 
@@ -171,7 +172,7 @@ class Hub:
     def close(self) -> None:
         """End every watch: the volume is being closed."""
         self._closed = True
-        for watch in list(self._watches):
+        for watch in members(self._watches):
             watch.close()
         self._stop()
 
@@ -190,7 +191,7 @@ class Hub:
         """After a fork, in the child: threads and watches are the parent's."""
         if self._hints is not None:
             self._hints.abandon()
-        for watch in list(self._watches):
+        for watch in members(self._watches):
             watch.abandon()
         self._lock = threading.RLock()
         self._changed = threading.Condition(self._lock)
@@ -202,7 +203,7 @@ class Hub:
     # ── hints ────────────────────────────────────────────────────────────────
 
     def _wake(self) -> None:
-        for watch in list(self._watches):
+        for watch in members(self._watches):
             watch.wake()
 
     def _hint(self, path: str, is_directory: bool) -> None:
@@ -266,7 +267,7 @@ class Hub:
                     self._pending.setdefault(key, pending)
         except (CoherenceError, OSError) as error:
             # Whoever reads the file is told; a watch has nobody to tell.
-            _log.debug("%s was not adopted: %s", shown(key), error)
+            _log.debug("%s was not adopted: %s", printable(shown(key)), error)
 
 
 def _is_temporary(key: ArtifactKey) -> bool:

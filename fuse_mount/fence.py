@@ -26,6 +26,7 @@ from coherent_volume.errors import (
     StaleGenerationError,
     UnavailableError,
     UsageError,
+    printable,
 )
 from coherent_volume.files import Fingerprint, drop_lease
 from coherent_volume.gating import settled_heads
@@ -131,7 +132,7 @@ class Fence:
             self.reasons.note(key, operation, error)
             self.credit.void(key)
         else:
-            _log.info("%s: %s", shown(key), error)
+            _log.info("%s: %s", printable(shown(key)), error)
         return no_such(number)
 
     def _explain(

@@ -15,7 +15,7 @@ import os
 from collections.abc import Callable, Iterable
 
 from coherent_volume.digest import digest_of_chunks
-from coherent_volume.errors import CoherenceError, ConflictError
+from coherent_volume.errors import CoherenceError, ConflictError, printable
 from coherent_volume.files import chunks_of
 from coherent_volume.locks import is_present
 from coherent_volume.model import ArtifactKey
@@ -49,7 +49,7 @@ def keep_by(way: Callable[[], str], key: ArtifactKey, error: CoherenceError) -> 
     try:
         name = way()
     except (OSError, CoherenceError) as trouble:
-        _log.warning("%s: unsaved content could not be kept: %s", shown(key), trouble)
+        _log.warning("%s: unsaved content could not be kept: %s", printable(shown(key)), trouble)
         return
     if isinstance(error, ConflictError):
         error.keep(name)  # the words of a conflict name it

@@ -10,7 +10,7 @@ import contextlib
 import logging
 from collections.abc import Iterator
 
-from coherent_volume.errors import CoherenceError, from_os_error
+from coherent_volume.errors import CoherenceError, from_os_error, printable
 from coherent_volume.model import ArtifactKey
 from coherent_volume.paths import shown
 
@@ -34,4 +34,4 @@ def after_commit(key: ArtifactKey) -> Iterator[None]:
     try:
         yield
     except (OSError, CoherenceError) as error:
-        _log.warning("%s was saved, but: %s", shown(key), error)
+        _log.warning("%s was saved, but: %s", printable(shown(key)), error)

@@ -28,12 +28,12 @@ PACKAGES = ("coherent_audit", "coherent_volume", "fuse_mount", "cli")
 # modules in it, which may import one another as long as there is no circle.
 ROWS = (
     ("coherent_audit",),
-    ("errors", "model"),
+    ("errors", "model", "weak"),
     ("answers",),
-    ("digest", "points", "config", "conflict", "lines", "read_policy"),
+    ("digest", "points", "config", "conflict", "lines", "read_policy", "sql_errors"),
     ("merge", "difference"),
     ("globs",),
-    ("syscalls", "records"),
+    ("syscalls", "records", "descriptors"),
     ("identity", "paths"),
     ("files", "locks", "database", "attributes"),
     ("facts", "keeping", "ledger", "events", "meters"),
@@ -74,7 +74,7 @@ HOMES = {
     "pathspec": "coherent_volume.globs",
     "portalocker": "coherent_volume.locks",
     "rich": "cli",
-    "sqlite3": "coherent_volume.database",
+    "sqlite3": ("coherent_volume.database", "coherent_volume.sql_errors"),
     "typer": "cli",
     "watchdog": "coherent_volume.watch",
     "xxhash": "coherent_volume.digest",
@@ -328,6 +328,20 @@ def test_functions_stay_small():
 
 
 # ── words ────────────────────────────────────────────────────────────────────
+
+
+def test_names_are_logged_in_a_form_that_no_terminal_obeys():
+    """Without a handler of the program's the logging module prints warnings as they are."""
+    wrong = []
+    for module in sources():
+        for call in ast.walk(module.tree):
+            if not isinstance(call, ast.Call) or not ast.unparse(call.func).startswith("_log."):
+                continue
+            for argument in call.args:
+                text = ast.unparse(argument)
+                if ("shown(" in text or "fsdecode(" in text) and "printable(" not in text:
+                    wrong.append(f"{module.where}:{call.lineno} logs {text}")
+    assert not wrong, listed(wrong)
 
 
 def test_every_module_has_a_docstring():

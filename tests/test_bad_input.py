@@ -31,6 +31,7 @@ from coherent_volume import (
     UnsupportedFilesystemError,
     UsageError,
 )
+from tests.harness.command import Command
 from tests.harness.processes import until
 
 PLAN = "plans/plan.md"
@@ -153,11 +154,20 @@ def test_configuration_that_cannot_be_read(root, alice, text):
     assert explains(refusal.value)
 
 
-@pytest.mark.parametrize("session", ["", " ", "a\0b", "x" * 300, "outside", 5])
+@pytest.mark.parametrize("session", ["", " ", "a\0b", "x" * 300, "outside", 5, "w\udcff"])
 def test_session_name_that_cannot_be_one(root, session, alice):
     with pytest.raises(UsageError) as refusal:
         CoherentVolume(root, session=session)
     assert explains(refusal.value)
+
+
+def test_session_name_from_the_environment_that_is_no_text_is_wrong_usage(root, alice):
+    alice.create("plans/new.md", "one\n")
+    for words in (["read", "plans/new.md"], ["write", "plans/new.md", "--overwrite"], ["status"]):
+        done = Command(root)(*words, input="two\n", COHERENT_SESSION="w\udcff")
+        assert (done.code, done.out) == (2, b""), done
+        assert "a session name is text" in done.err
+    assert (root / "plans/new.md").read_bytes() == b"one\n"
 
 
 @pytest.mark.parametrize("session", ["a/b", "..", "../../x", "two\nlines", "\x1b[31m", "é" * 100])

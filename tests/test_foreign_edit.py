@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import random
 import subprocess
@@ -15,6 +16,7 @@ import pytest
 from coherent_volume import (
     BusyError,
     ConflictError,
+    DamagedError,
     ForeignEditError,
     NotFoundError,
     operations,
@@ -398,6 +400,30 @@ def test_second_edit_while_the_first_is_put_back_is_kept_too(
     past = kept.of("plans/text")
     assert kept.visible.get("plans/text") == past[-1].content
     assert past[-1].session == "outside"
+
+
+@pytest.mark.invariant("I6")
+@pytest.mark.parametrize("lost", ["copy", "generation", "report"])
+def test_raced_commit_is_told_as_one_that_stands_whatever_fails_afterwards(
+    root, alice, monkeypatch, lost
+):
+    alice.create("plans/text", signed("original"))
+    monkeypatch.setattr(
+        points, "reached", _EditAt(root / "plans/text", ("before_install", "replace"))
+    )
+
+    def failing(*_):
+        if lost == "copy":
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        raise DamagedError("the records contradict themselves")
+
+    where = {"copy": "keeping.Keeping._draft", "generation": "commit.content_of"}
+    monkeypatch.setattr(f"coherent_volume.{where.get(lost, 'report.attach')}", failing)
+    with pytest.raises(ForeignEditError, match="yours is generation 2") as refusal:
+        alice.write("plans/text", signed("alice"))
+    assert refusal.value.fields["committed"] == 2
+    assert (refusal.value.kept is None) == (lost != "report")
+    assert [each.generation for each in alice.log("plans/text")] == [3, 2, 1]
 
 
 def _refusal_of(call):

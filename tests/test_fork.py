@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import json
 import multiprocessing
 import os
@@ -11,20 +13,30 @@ import sys
 import threading
 import time
 import traceback
+import weakref
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 import coherent_volume
 from coherent_volume import (
     BusyError,
+    ClosedError,
     CoherentVolume,
     ConflictError,
     NotObservedError,
+    database,
+    files,
+    forking,
+    install,
+    locks,
     merge,
     merging,
     points,
 )
 from coherent_volume import staging as staging_module
+from coherent_volume.descriptors import dismiss
+from coherent_volume.records import InstallRow
 from tests.harness.processes import until
 
 PLAN = "plans/plan.md"
@@ -321,6 +333,213 @@ def test_child_of_a_killed_parent_does_not_keep_the_gate(root, process, volume):
         assert alice.write(PLAN, "alice's\n").generation == 1
     finally:
         os.kill(child, signal.SIGKILL)
+
+
+@contextlib.contextmanager
+def idle_child():
+    """A child that never touches the volume, as a forked server's does."""
+    ready, go = os.pipe(), os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        os.close(go[1])
+        os.write(ready[1], b"x")
+        os.read(go[0], 1)
+        os._exit(0)
+    os.read(ready[0], 1)
+    try:
+        yield
+    finally:
+        for descriptor in (*go[::-1], *ready):
+            os.close(descriptor)
+        os.waitpid(pid, 0)
+
+
+@pytest.fixture
+def forks_at(monkeypatch):
+    """Let a child be forked, once, right before or after a function of a module."""
+    with contextlib.ExitStack() as children:
+
+        def arrange(module, name, *, after=False):
+            real = getattr(module, name)
+
+            def forking_once(*arguments, **options):
+                monkeypatch.setattr(module, name, real)
+                if not after:
+                    children.enter_context(idle_child())
+                result = real(*arguments, **options)
+                if after:
+                    children.enter_context(idle_child())
+                return result
+
+            monkeypatch.setattr(module, name, forking_once)
+
+        yield arrange
+
+
+@pytest.mark.invariant("I10")
+@pytest.mark.parametrize("step", ["openat2", "take_lease"])
+def test_child_forked_during_a_look_does_not_keep_its_lease(root, alice, forks_at, step):
+    forks_at(files, step, after=step == "take_lease")
+    alice.read(PLAN)
+    # It would wait for the lease, and without waiting fail.
+    os.close(os.open(root / PLAN, os.O_WRONLY | os.O_NONBLOCK))
+
+
+@pytest.mark.invariant("I10")
+def test_child_forked_while_a_lock_is_opened_does_not_keep_it(tmp_path, forks_at):
+    path = os.fspath(tmp_path / "lock")
+    lock, peer = locks.FairLock(path), locks.FairLock(path)
+    forks_at(locks, "_open", after=True)
+    lock.acquire(1.0)
+    dismiss(lock._descriptor)  # as when this process dies
+    peer.acquire(0.2)
+    peer.release()
+    peer.close()
+
+
+@pytest.mark.invariant("I10")
+def test_child_forked_while_a_presence_is_made_does_not_keep_it(tmp_path, forks_at):
+    path = os.fspath(tmp_path / "presence")
+    forks_at(os, "rename")
+    presence = locks.Presence(path, "text")
+    dismiss(presence._descriptor)  # as when this process dies
+    assert not locks.is_present(path)
+
+
+@pytest.mark.invariant("I10")
+def test_child_forked_when_a_lease_was_granted_does_not_keep_it(root, alice, bob, forks_at):
+    forks_at(points, "reached")
+    real = points.reached
+    points.reached = lambda name: real(name) if name == "leased" else None
+    try:
+        lease = alice.lease(PLAN, ttl=600)
+    finally:
+        points.reached = real
+    lease._hold._lock.fh.close()  # as when this process dies
+    bob.lease(PLAN, ttl=5).release()
+
+
+def test_child_keeps_the_application_s_file_after_a_look_that_failed(alice, monkeypatch):
+    alice.read(PLAN)
+    alice.write(PLAN, "one\n")
+    parts = alice._parts
+    name = parts.staging.next_name()
+    with open(os.path.join(parts.directory, "staging", name), "wb"):
+        pass
+    record = InstallRow(1, 1, name, None, None, b"", "", 0)
+
+    def failing(*_):
+        raise OSError(errno.EIO, "Input/output error")
+
+    with monkeypatch.context() as patched, pytest.raises(OSError, match="Input/output"):
+        patched.setattr(files, "read_exactly", failing)
+        install._look_at_displaced(parts, PLAN.encode(), record)
+    mine = os.open(os.devnull, os.O_RDONLY)  # has the number of the look
+    try:
+        assert in_child(lambda: os.fstat(mine).st_size) == 0
+    finally:
+        os.close(mine)
+
+
+# ── the database ─────────────────────────────────────────────────────────────
+
+
+@pytest.fixture
+def thread_in_a_transaction(volume, monkeypatch):
+    """A volume with a thread that stands in the transaction of a commit, longer than all wait."""
+    monkeypatch.setattr(forking, "_WAIT_S", 0.05)
+    monkeypatch.setattr("coherent_volume.maintenance._CLOSE_WAIT_S", 0.05)
+    monkeypatch.setattr(database, "_IN_USE_WAIT_S", 0.05, raising=False)
+    shared = volume()
+    shared.read(PLAN)
+    inside, go_on = threading.Event(), threading.Event()
+    real = database.Database.transaction
+
+    @contextlib.contextmanager
+    def stopped(self, *, durable):
+        with real(self, durable=durable) as connection:
+            yield connection
+            if threading.current_thread() is thread:
+                inside.set()
+                go_on.wait(20)
+
+    monkeypatch.setattr(database.Database, "transaction", stopped)
+    pool = ThreadPoolExecutor(1)
+    thread = pool.submit(threading.current_thread).result()
+    commit = pool.submit(shared.write, PLAN, "from the thread\n")
+    assert inside.wait(10)
+    yield shared
+    go_on.set()
+    # Its connection was not closed under it.
+    assert commit.result(20).generation == 1
+    pool.shutdown()
+
+
+@pytest.mark.invariant("I7")
+def test_fork_leaves_a_commit_of_another_thread_alone(root, thread_in_a_transaction):
+    def work():
+        # What SQLite would tell of its locks in this process is not true.
+        with pytest.raises(ClosedError, match="forked while another thread"):
+            thread_in_a_transaction.read(PLAN)
+        with pytest.raises(ClosedError, match="forked while another thread"):
+            CoherentVolume(root)
+
+    assert in_child(work) is None
+
+
+@pytest.mark.invariant("I7")
+def test_close_leaves_a_commit_of_another_thread_alone(thread_in_a_transaction):
+    thread_in_a_transaction.close()
+
+
+@pytest.mark.invariant("I7")
+def test_interrupt_in_the_fork_hook_ends_the_fork_and_not_the_hook(volume, monkeypatch):
+    shared = volume()
+    shared.read(PLAN)
+    shared.write(PLAN, "one\n")
+    parents = shared._parts.sidecar.database
+    before = {parents._reader, parents._writer}
+
+    def interrupted(*_):
+        monkeypatch.undo()
+        raise KeyboardInterrupt
+
+    readable, writable = os.pipe()
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)
+    monkeypatch.setattr(locks.FairLock, "acquire", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        if os.fork() == 0:
+            inherited = [each for each in before if each in (parents._reader, parents._writer)]
+            answer = [os.getpid(), len(inherited), shared.read(PLAN).decode()]
+            os.write(writable, json.dumps(answer).encode())
+            os._exit(0)
+    signal.signal(signal.SIGINT, handler)
+    os.close(writable)
+    pid, inherited, content = json.loads(os.read(readable, 1 << 10))
+    os.close(readable)
+    os.waitpid(pid, 0)
+    assert (inherited, content) == (0, "one\n")
+    assert shared.write(PLAN, "two\n").generation == 2
+
+
+@pytest.mark.invariant("I7")
+def test_volume_opened_by_a_thread_during_a_fork_does_not_end_the_hook(volume, monkeypatch):
+    shared, other = volume(), volume("other")
+    members = weakref.WeakSet.__iter__
+    opened = []
+
+    def switched(self):
+        for each in members(self):
+            yield each
+            if self is forking._open_volumes and not opened:
+                opened.append(volume("opened meanwhile"))
+
+    monkeypatch.setattr(weakref.WeakSet, "__iter__", switched)
+
+    def work():
+        return [each._parts.sidecar.database._reader is None for each in (shared, other)]
+
+    assert in_child(work) == [True, True]
 
 
 # ── multiprocessing ──────────────────────────────────────────────────────────

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
+import os
 import signal
 import sys
+import threading
 
 import pytest
 
-from coherent_volume import locks
+from coherent_volume import BusyError, cache, locks, maintenance, meters, parts
+from tests.harness.processes import until
 
 PLAN = "plans/plan.md"
 
@@ -79,6 +84,53 @@ def test_interrupt_at_any_line_of_the_lock_leaves_it_free(alice, process, root, 
     assert process(body, root=root) > 1
 
 
+@pytest.mark.invariant("I10")
+@pytest.mark.parametrize("is_granted", [True, False], ids=["granted", "in vain"])
+def test_interrupt_at_any_line_of_a_wait_leaves_the_lock_free(tmp_path, is_granted):
+    path = os.fspath(tmp_path / "lock")
+    peer = os.open(path, os.O_RDWR | os.O_CREAT)
+    lock = locks.FairLock(path)
+
+    def wait():
+        # A lock that is free is waited for as well, behind an abandoned wait.
+        try:
+            lock.acquire(20 if is_granted else 0.01)
+        except BusyError:
+            pass
+        else:
+            lock.release()
+
+    came = 0
+    for line in range(1, 60):
+        fcntl.flock(peer, fcntl.LOCK_EX)
+        release = threading.Timer(0.02, fcntl.flock, (peer, fcntl.LOCK_UN))
+        if is_granted:
+            release.start()
+        was_interrupted = _interrupted_at(locks._Waiter.obtain, line, wait)
+        if is_granted:
+            release.join()
+        fcntl.flock(peer, fcntl.LOCK_UN)
+        until(lambda: _is_free(peer), "a peer gets the lock")
+        lock.acquire(5.0)
+        assert not _is_free(peer)
+        lock.release()
+        if not was_interrupted:
+            break
+        came += 1
+    os.close(peer)
+    lock.close()
+    assert came > 5
+
+
+def _is_free(descriptor):
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    fcntl.flock(descriptor, fcntl.LOCK_UN)
+    return True
+
+
 # One that falls into a callback of the collector is lost there, and Python says so.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_interrupts_by_a_timer_leave_the_volume_usable(alice):
@@ -101,3 +153,88 @@ def test_interrupts_by_a_timer_leave_the_volume_usable(alice):
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
+
+
+@pytest.mark.invariant("I6")
+@pytest.mark.parametrize("left", ["relaxed", "open"])
+def test_interrupt_in_housekeeping_leaves_later_commits_as_durable_as_before(volume, left):
+    """In the end of a transaction that need not survive a power loss, before it is undone."""
+    shared = volume("alice", durability="power")
+    shared.create("plans/x", "one")
+    parts = shared._parts
+    held = []
+
+    def trace(frame, event, _):
+        if event == "call" and _is_the_last_step(frame, left):
+            sys.settrace(None)
+            raise _Interrupt
+        return trace
+
+    with parts.gate.held(5.0):
+        sys.settrace(trace)
+        try:
+            with parts.sidecar.database.transaction(durable=False):
+                pass
+        except _Interrupt as error:
+            held.append(error)  # and with it the frames, so that nothing is undone late
+        finally:
+            sys.settrace(None)
+    assert held
+    with parts.gate.held(5.0), parts.sidecar.database.transaction(durable=True) as connection:
+        assert connection.execute("PRAGMA synchronous").fetchone() == (2,)
+    assert shared.write("plans/x", "two").generation == 2
+
+
+def _is_the_last_step(frame, left):
+    caller = frame.f_back.f_code.co_name
+    if left == "open":  # the block's end, before the transaction hears of it
+        return frame.f_code.co_name == "__exit__" and caller.startswith("test_interrupt_in")
+    is_suppress = frame.f_code.co_filename == contextlib.__file__
+    return is_suppress and caller == "transaction" and frame.f_back.f_locals["committing"]
+
+
+@pytest.mark.invariant("I10")
+@pytest.mark.parametrize("reads", ["strict", "eager"])
+@pytest.mark.parametrize(
+    "place",
+    [
+        (meters.Meters, "_add"),
+        (cache.ContentCache, "_drop"),
+        (parts, "announce"),
+        (maintenance.Maintenance, "_start"),
+    ],
+    ids=lambda each: each[1],
+)
+def test_signal_handler_that_uses_the_volume_goes_on_inside_any_mutex(
+    volume, monkeypatch, place, reads
+):
+    shared = volume("alice", reads=reads)
+    for path in ("plans/x", "plans/y"):
+        shared.create(path, "one")
+    shared.close()
+    shared = volume("alice", reads=reads)
+    shared._parts.presence, former = None, shared._parts.presence
+    former.withdraw()
+    real, answers = getattr(*place), []
+
+    def handler(*_):
+        answers.append(shared.read("plans/y"))
+        shared._parts.announce()
+        shared._maintenance.nudge()
+
+    def at_that_line(*arguments):
+        monkeypatch.setattr(*place, real)
+        signal.raise_signal(signal.SIGALRM)
+        return real(*arguments)
+
+    before = signal.signal(signal.SIGALRM, handler)
+    monkeypatch.setattr(*place, at_that_line)
+    try:
+        shared._parts.announce()
+        shared._maintenance.nudge()
+        # Not at once: only a file that is not young any more is kept in memory.
+        until(lambda: shared.read("plans/x") == b"one" and answers, "the handler has read")
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    assert answers == [b"one"]
+    assert shared.write("plans/x", "two").generation == 2

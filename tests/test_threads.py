@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 
 import pytest
 
-from coherent_volume import ClosedError, ConflictError, NotFoundError
+from coherent_volume import ClosedError, CoherenceError, ConflictError, NotFoundError
 from tests.harness.editors import is_whole, signed
 
 PLAN = "plans/plan.md"
@@ -163,3 +163,14 @@ def test_refusals_of_threads_are_typed(volume):
 
     assert sum(in_threads(work, 4)) > 60
     assert volumes[0].check().ok
+
+
+def test_transaction_whose_connection_was_closed_fails_typed(volume):
+    """Raw, it ended the maintenance thread for good."""
+    parts = volume()._parts
+    with (
+        parts.gate.held(1.0),
+        pytest.raises(CoherenceError),
+        parts.sidecar.database.transaction(durable=False) as connection,
+    ):
+        connection.close()

@@ -6,10 +6,12 @@ import os
 import random
 import signal
 import threading
+import weakref
 
 import pytest
 
 from coherent_volume import UsageError, watch, watching
+from coherent_volume.watching import hub_of
 from tests.harness.editors import EDITORS
 from tests.harness.processes import until
 
@@ -325,3 +327,20 @@ def test_interrupt_ends_a_watch_and_its_process(root, alice, process):
     child.hear()
     os.kill(child.pid, signal.SIGINT)
     assert child.result() == "interrupted"
+
+
+def test_watch_that_joins_while_others_are_woken_ends_no_thread(alice, monkeypatch):
+    watches = [alice.watch(timeout=0) for _ in range(3)]
+    hub = hub_of(alice._parts)
+    members = weakref.WeakSet.__iter__
+
+    def switched(self):
+        for each in members(self):
+            yield each
+            if self is hub._watches and len(watches) < 10:
+                watches.append(alice.watch(timeout=0))
+
+    monkeypatch.setattr(weakref.WeakSet, "__iter__", switched)
+    hub._wake()
+    hub.close()
+    assert all(each._closed for each in watches)
