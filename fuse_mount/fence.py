@@ -331,20 +331,24 @@ class Fence:
         return []
 
     def swap(
-        self, intents: Sequence[tuple[ArtifactKey, Claim, Content, ArtifactKey | None]]
-    ) -> None:
-        """Commit several contents as one: all or none."""
+        self,
+        intents: Sequence[tuple[ArtifactKey, Claim, Content, ArtifactKey | None]],
+        process: int,
+    ) -> dict[ArtifactKey, SeenRow]:
+        """Commit several contents as one: all or none; what whoever did it has seen with it."""
         wanted = [
             Intent(key, "rename", data, claim.expectation, claim.base, attributes_of=source)
             for key, claim, data, source in intents
         ]
         try:
-            commit(self.parts, wanted)
+            commits = commit(self.parts, wanted)
         except CoherenceError as error:
             for key, *_ in intents:
                 self.known.pop(key, None)
             raise self.refusal(intents[0][0], "rename", error) from error
-        self._nudge()
+        for intent, done in zip(wanted, commits, strict=True):
+            self._committed(intent.key, done, process)
+        return {each.key: seen_of(done) for each, done in zip(wanted, commits, strict=True)}
 
     def _committed(
         self, key: ArtifactKey, done: Commit, process: int, *, renews: bool = True

@@ -22,8 +22,10 @@ from coherent_volume.syscalls import RENAME_EXCHANGE, RENAME_NOREPLACE, renameat
 from fuse_mount.claims import Claim
 from fuse_mount.fence import PATH_MAX, seen_of
 from fuse_mount.fenced_files import Late
-from fuse_mount.fenced_names import FencedNames, Place
+from fuse_mount.fenced_following import FencedFollowing, Followers
+from fuse_mount.fenced_names import Place
 from fuse_mount.keeping import DRAFT, Content
+from fuse_mount.managed import State
 from fuse_mount.nodes import Node, no_such
 from fuse_mount.outcomes import after_commit
 from fuse_mount.processes import process_of
@@ -34,7 +36,7 @@ from fuse_mount.working import content_of
 __all__ = ["FencedMoves"]
 
 
-class FencedMoves(FencedNames):
+class FencedMoves(FencedFollowing):
     """Moves of artifacts."""
 
     # ── renaming ─────────────────────────────────────────────────────────────
@@ -124,20 +126,22 @@ class FencedMoves(FencedNames):
             leaving = self._departure(self.state(source), caller, "rename")
         descriptor = self._open_source(place, source)
         try:
+            followers = self.followers(descriptor, source)
             if target is not None:
                 number = self._shown_number(descriptor, source)
                 with self._aside(target, flags):
                     late = self._save_onto(caller, target, descriptor, self._path_of(*old), flags)
                 with after_commit(target):
-                    self._follow(descriptor, source, late)
+                    self.follow_artifact(followers, late)
                     self._keep_number(target, number)
                     if source is None:
                         self._remove_saved(place, descriptor)
             else:
-                self._copy_to(descriptor, goal, flags)
+                self._copy_to(descriptor, goal, flags, followers)
         finally:
             os.close(descriptor)
         if source is not None and leaving is not None:
+            self.refuse_rest(source, followers)
             self._depart(self.state(source), leaving, caller.pid)
 
     def _remove_saved(self, place: Place, saved: int) -> None:
@@ -252,25 +256,15 @@ class FencedMoves(FencedNames):
         kept = claim if done.merged else Claim(seen_of(done))
         return Late(target, kept, digest or seen_of(done).digest)
 
-    def _follow(self, descriptor: int, source: ArtifactKey | None, late: Late) -> None:
-        """Whoever still has the source open for writing goes on writing the target."""
-        if source is not None:
-            copy = self.state(source).shown_copy
-            node = copy.node if copy is not None else None
-        else:
-            found = os.fstat(descriptor)
-            node = self.nodes.find((found.st_dev, found.st_ino))
-        for handle in self.handles_of(node) if node is not None else ():
-            if handle.writable:
-                handle.extra = late
-
-    def _copy_to(self, source: int, goal: Place, flags: int) -> None:
+    def _copy_to(
+        self, source: int, goal: Place, flags: int, followers: Followers | None = None
+    ) -> None:
         """A plain file at *goal* with an artifact's content: its backup."""
         name = self._draft(source)
         try:
-            self._install(name, goal, flags & RENAME_NOREPLACE)
+            self._install(name, goal, flags & RENAME_NOREPLACE, followers)
         except BaseException:
-            os.unlink(name, dir_fd=self.copies.directory)
+            self._drop_draft(name)
             raise
 
     def _draft(self, source: int) -> bytes:
@@ -290,9 +284,17 @@ class FencedMoves(FencedNames):
             os.close(descriptor)
         return name
 
-    def _install(self, draft: bytes, goal: Place, flags: int) -> None:
-        above = self.nodes.descriptor(goal[0])
-        renameat2(self.copies.directory, draft, above, goal[1], flags)
+    def _install(
+        self, draft: bytes, goal: Place, flags: int, followers: Followers | None = None
+    ) -> None:
+        above, folder = self.nodes.descriptor(goal[0]), self.copies.directory
+        path = os.open(draft, os.O_PATH | os.O_CLOEXEC, dir_fd=folder)
+        try:
+            renameat2(folder, draft, above, goal[1], flags)
+            if followers is not None:
+                self.follow_file(followers, path)
+        finally:
+            os.close(path)
 
     def _replace_by_other(self, caller: Caller, old: Place, new: Place, flags: int) -> None:
         """A link or a special file takes an artifact's name: the artifact is deleted."""
@@ -327,19 +329,36 @@ class FencedMoves(FencedNames):
                     raise no_such(errno.EINVAL)
                 sources.append(self._open_source(place, key))
                 stack.callback(os.close, sources[-1])
+            # Each content goes to the other name, and whoever has it open goes with it.
+            moves = list(zip(sides, sides[::-1], sources[::-1], strict=True))
+            coming = [self.followers(source, other[1]) for _, other, source in moves]
             intents, drafts = [], []
-            for (goal, key), other, source in zip(sides, sides[::-1], sources[::-1], strict=True):
+            for ((goal, key), other, source), followers in zip(moves, coming, strict=True):
                 if key is not None:
-                    claim = self._claim(key, process, "rename")._replace(by_content=None)
+                    claim = self._claim_of_all(self.state(key), process)
                     intents.append((key, claim, content_of(source), self._path_of(*other)))
                     continue
                 # Whatever can fail comes before the commit; only the last step after it.
-                drafts.append((self._draft(source), goal))
+                drafts.append((self._draft(source), goal, followers))
                 stack.callback(self._drop_draft, drafts[-1][0])
-            self.fence.swap(intents)
+            saved = self.fence.swap(intents, process)
             with after_commit(intents[0][0]):
-                for draft, goal in drafts:
-                    self._install(draft, goal, 0)
+                for (_, key), followers in zip(sides, coming, strict=True):
+                    if key is not None:
+                        seen = saved[key]
+                        self.follow_artifact(followers, Late(key, Claim(seen), seen.digest))
+                for draft, goal, followers in drafts:
+                    self._install(draft, goal, 0, followers)
+            for (_, key), followers in zip(sides[::-1], coming, strict=True):
+                if key is not None:
+                    self.leave(key, followers)
+
+    def _claim_of_all(self, state: State, process: int) -> Claim:
+        """What a save rests on that keeps nothing of what the session has there."""
+        copy = state.shown_copy
+        if copy is not None:
+            return copy.claim._replace(by_content=None)
+        return self._claim(state.key, process, "rename")._replace(by_content=None)
 
     def _drop_draft(self, name: bytes) -> None:
         with contextlib.suppress(OSError):

@@ -21,9 +21,10 @@ from fuse_mount.claims import Claim
 from fuse_mount.fence import seen_of
 from fuse_mount.fenced_reading import FencedReading
 from fuse_mount.handles import Handle
+from fuse_mount.keeping import copy_to_refused
 from fuse_mount.managed import State
 from fuse_mount.nodes import no_such
-from fuse_mount.processes import keeps_writable
+from fuse_mount.processes import keeps_writable, process_of
 from fuse_mount.tree import Caller
 from fuse_mount.working import WorkingCopy, content_of
 
@@ -51,15 +52,36 @@ class FencedWriting(FencedReading):
     # ── writing ──────────────────────────────────────────────────────────────
 
     def write(
-        self, caller: Caller, number: int, offset: int, data: memoryview, *, in_place: bool = False
+        self, caller: Caller, number: int, offset: int, data: memoryview, *, is_page: bool = False
     ) -> int:
         """Write to an open file; to a working copy only while it may still be committed."""
         handle = self.handle(number)
-        appends = bool(handle.flags & os.O_APPEND) and not in_place
+        if is_page and isinstance(handle.extra, WorkingCopy):
+            return self._write_page(handle, handle.extra, offset, data)
+        appends = bool(handle.flags & os.O_APPEND) and not is_page
         with self.writing(handle, appends=appends):
             if appends and isinstance(handle.extra, WorkingCopy | Late):
                 offset = os.fstat(handle.descriptor).st_size  # nobody else writes meanwhile
-            return super().write(caller, number, offset, data, in_place=in_place)
+            return super().write(caller, number, offset, data, is_page=is_page)
+
+    def _write_page(self, handle: Handle, copy: WorkingCopy, offset: int, data: memoryview) -> int:
+        """Take a page of a mapping, whatever happened; it is judged, or kept, at the close.
+
+        Its program wrote it into memory a while ago. An error would be told to
+        nobody, and the kernel would throw the page away.
+        """
+        state = self.state(copy.key)
+        with state.lock:
+            written = os.pwrite(handle.descriptor, data, offset)
+            if copy.discarded:
+                copy.has_late_page = copy.refused  # else it is as any unlinked file
+                return written
+            copy.grows_only = False
+            copy.changed(data=True)
+            copy.writer = copy.writer or handle.opener
+            if state.copy is None:
+                state.copy = copy
+            return written
 
     @contextlib.contextmanager
     def writing(self, handle: Handle, *, appends: bool) -> Iterator[None]:
@@ -170,11 +192,14 @@ class FencedWriting(FencedReading):
 
     # ── closing ──────────────────────────────────────────────────────────────
 
-    def flush(self, caller: Caller, number: int) -> None:  # noqa: ARG002
+    def flush(self, caller: Caller, number: int) -> None:
         """A descriptor was closed: a complete save is committed, and told if refused."""
         handle = self.handle(number)
         copy = handle.extra
         if isinstance(copy, Late):
+            if not handle.opener:
+                # It was opened as a plain file, of which nobody notes who opens it.
+                handle.opener, _ = process_of(caller.pid)
             self._flush_late(handle, copy)
         if not isinstance(copy, WorkingCopy) or not handle.writable:
             return
@@ -222,6 +247,8 @@ class FencedWriting(FencedReading):
         if handle is not None and isinstance(copy, Late):
             with contextlib.suppress(OSError):  # the reason is noted, the content kept
                 self._flush_late(handle, copy)
+        if handle is not None and isinstance(copy, WorkingCopy):
+            self._keep_late_pages(handle, copy)
         super().release(number)
         if not isinstance(copy, WorkingCopy):
             return
@@ -238,3 +265,24 @@ class FencedWriting(FencedReading):
                     self.commit_copy(state, copy, 0, "write")
             else:
                 state.empty_due = time.monotonic() + self.fence.options.hold_s
+
+    def _keep_late_pages(self, handle: Handle, copy: WorkingCopy) -> None:
+        """Keep what was written into a mapping of *copy* after it had been refused."""
+        with self.state(copy.key).lock:
+            if not copy.has_late_page or copy.handles > 1:
+                return
+            copy.has_late_page = False
+            error = StaleGenerationError(
+                "it was refused before this page of a mapping was written",
+                path=shown(copy.key),
+                by=self.fence.parts.session.name,
+            )
+            parts, base = self.fence.parts, copy.claim.base
+            self.fence.keep_aside(
+                copy.key,
+                copy.claim,
+                lambda: copy_to_refused(
+                    parts, copy.key, base, lambda: content_of(handle.descriptor)
+                ),
+                error,
+            )

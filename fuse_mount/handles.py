@@ -129,16 +129,16 @@ class OpenFiles(Tree):
         return os.pread(self.handle(number).descriptor, size, offset)
 
     def write(
-        self, caller: Caller, number: int, offset: int, data: memoryview, *, in_place: bool = False
+        self, caller: Caller, number: int, offset: int, data: memoryview, *, is_page: bool = False
     ) -> int:
         """Write to an open file; how many bytes.
 
-        *in_place*: at *offset* also through a file that was opened for appending,
-        as the page of a mapping is written back.
+        *is_page*: a page of a mapping is written back, at *offset* also where the
+        file was opened for appending. Nobody hears of an error.
         """
         del caller
         handle = self.handle(number)
-        if not (in_place and handle.flags & os.O_APPEND):
+        if not (is_page and handle.flags & os.O_APPEND):
             return os.pwrite(handle.descriptor, data, offset)
         # Through an appending descriptor pwrite appends, whatever offset it is told.
         path = b"/proc/self/fd/%d" % handle.descriptor

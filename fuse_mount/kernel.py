@@ -284,8 +284,8 @@ class Connection(LockRequests):
         handle, offset, size = fields[:3]
         if len(rest) < size:
             raise ProtocolError("a write brings less than it says")
-        in_place = bool(fields[3] & _WRITES_PAGE) or not fields[5] & os.O_APPEND
-        written = self.tree.write(_caller(request), handle, offset, rest[:size], in_place=in_place)
+        is_page = bool(fields[3] & _WRITES_PAGE)
+        written = self.tree.write(_caller(request), handle, offset, rest[:size], is_page=is_page)
         if fields[3] & _WRITE_DROPS_BITS:
             self.tree.drop_bits(handle)
         return struct.pack("=II", written, 0)

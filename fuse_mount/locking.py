@@ -14,8 +14,9 @@ import fcntl
 import os
 import struct
 import threading
-import zlib
 from typing import NamedTuple
+
+from coherent_volume.digest import short_name
 
 __all__ = ["FileLocks", "Wanted", "stand_in"]
 
@@ -39,7 +40,8 @@ class Wanted(NamedTuple):
 
 def stand_in(directory: str, key: bytes) -> tuple[bytes, bytes]:
     """The path and the name of the file that is locked in the place of the artifact *key*."""
-    name = b"lock-%08x" % zlib.crc32(key)
+    # Two artifacts of one name would exclude each other: 32 bits are not enough for that.
+    name = b"lock-" + short_name(key).encode()
     path = os.path.join(os.fsencode(directory), b"mounts", name)
     with contextlib.suppress(FileExistsError):
         os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))

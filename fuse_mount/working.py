@@ -36,8 +36,9 @@ class WorkingCopy:
     """One artifact's uncommitted content; guarded by the lock of its artifact's state."""
 
     __slots__ = (
-        "base_size", "claim", "descriptor", "dirty", "discarded", "grows_only", "handles",
-        "has_data", "is_new", "kept", "key", "looked", "name", "node", "opener", "pending",
+        "base_size", "changed_ns", "claim", "descriptor", "dirty", "discarded", "grows_only",
+        "handles", "has_data", "has_late_page", "is_new", "kept", "key", "looked", "name", "node",
+        "opener", "own", "pending",
         "prepared_until",
         "refused",
         "shown_inode",
@@ -60,6 +61,8 @@ class WorkingCopy:
         """It is no longer its artifact's: refused, removed or replaced."""
         self.refused = False
         """It was refused: whoever still writes to it must hear of it."""
+        self.has_late_page = False
+        """A page of a mapping was written into it after it was refused."""
         self.kept = False
         """What was refused of it lies elsewhere as well."""
         self.grows_only = False
@@ -77,6 +80,10 @@ class WorkingCopy:
         """The threads that were asked to look the name up again, and have not opened it yet."""
         self.looked: tuple[int, int, int] | None = None
         """Inode, time and size of the file that it was made from; None: there was none."""
+        self.changed_ns = 0
+        """When the attributes of that file were changed last."""
+        self.own: set[str] = set()
+        """Which attributes were changed of the copy alone."""
         self.shown_inode = 0
 
     @property
@@ -183,6 +190,7 @@ class Copies:
         give(copy.descriptor, Attributes.of(source, found))
         os.utime(copy.descriptor, ns=(found.st_atime_ns, found.st_mtime_ns))
         copy.looked = (found.st_ino, found.st_mtime_ns, found.st_size)
+        copy.changed_ns = found.st_ctime_ns
 
     def drop(self, copy: WorkingCopy) -> None:
         """Remove *copy*; whoever has it open keeps what is left of it.

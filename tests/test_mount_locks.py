@@ -80,3 +80,10 @@ def test_whoever_waits_with_an_older_generation_open_gets_the_lock_when_it_is_fr
     mounted.tree.lock(older, OTHER, wanted)
     with pytest.raises(BlockingIOError):
         mounted.tree.lock(mounted.node(PLAN), ALICE, wanted)
+
+
+def test_no_two_artifacts_share_a_lock(mounted, root, is_flock):
+    wanted = lock(is_flock=is_flock)
+    for owner, name in enumerate(("f818404893", "f1211939598"), 1):  # of one 32-bit checksum
+        (root / "plans" / name).write_bytes(b"x")
+        mounted.tree.lock(mounted.node(f"plans/{name}"), owner, wanted)

@@ -102,6 +102,37 @@ def test_a_temporary_file_renamed_while_open_goes_on_as_the_artifact(place, root
     assert bob.log("plans/plan.md", limit=1)[0].generation == 2
 
 
+def test_a_program_saves_again_what_it_renamed_while_it_was_open(place, root):
+    alice, _ = place
+    alice.ok(
+        "python3 - <<'END'\nimport os\n"
+        "f = open('t', 'w'); f.write('a'); f.flush(); os.replace('t', 'plans/plan.md')\n"
+        "f.write('b'); f.close(); open('plans/plan.md', 'w').write('c')\nEND"
+    )
+    assert (root / "plans" / "plan.md").read_bytes() == b"c"
+
+
+BEFORE = "mkdir plans/moved; sh -c 'echo x > plans/moved/d.md'; rm -r plans/moved; sleep 0.3"
+
+
+@pytest.mark.parametrize("before", ["true", BEFORE])
+def test_whoever_moves_a_directory_to_managed_names_may_save_its_files(place, root, before):
+    alice, _ = place
+    alice.ok(
+        f"{before}; mkdir drafts && echo mine > drafts/d.md && mv drafts plans/moved"
+        " && echo changed > plans/moved/d.md"
+    )
+    assert (root / "plans" / "moved" / "d.md").read_bytes() == b"changed\n"
+
+
+def test_what_a_peer_changes_in_a_moved_directory_is_not_overwritten_unread(place, root):
+    alice, _ = place
+    alice.ok("mkdir drafts && echo mine > drafts/d.md && mv drafts plans/moved")
+    (root / "plans" / "moved" / "d.md").write_bytes(b"from outside\n")
+    assert alice.sh("echo changed > plans/moved/d.md").returncode != 0
+    assert (root / "plans" / "moved" / "d.md").read_bytes() == b"from outside\n"
+
+
 def test_two_artifacts_are_exchanged_in_one_commit(place, root):
     import ctypes
 
