@@ -50,7 +50,6 @@ Reader = Callable[[str, Sequence[object]], list[Row]]
 _APPLICATION_ID = 0x636F7665  # "cove": tells the file apart from other databases
 _BUSY_TIMEOUT_S = 5.0  # only recovery after a crash ever makes a statement wait
 _IN_USE_WAIT_S = 2.0
-_IN_USE_POLL_S = 0.001
 
 _untrue: set[tuple[int, int]] = set()
 """In a forked child: the files that a connection was open on during the fork."""
@@ -317,10 +316,8 @@ class Database:
         # A long reader makes it incomplete, which the next one mends.
         mode = "TRUNCATE" if truncate else "RESTART"
         with typed("checkpoint the sidecar"):
-            try:
-                self._opened_writer().execute(f"PRAGMA wal_checkpoint({mode})").fetchall()
-            finally:
-                self._in_use = False
+            self._opened_writer().execute(f"PRAGMA wal_checkpoint({mode})").fetchall()
+        self._in_use = False
 
     def integrity(self) -> list[str]:
         """What SQLite's own check finds wrong; empty when nothing."""
@@ -348,7 +345,7 @@ class Database:
         self._closing = threading.get_ident()
         until = time.monotonic() + _IN_USE_WAIT_S
         while self._in_use and not alone and time.monotonic() < until:
-            time.sleep(_IN_USE_POLL_S)
+            time.sleep(0.001)
         self._reader = self._closed(self._reader)
         if alone or not self._in_use:
             self._writer = self._closed(self._writer)
@@ -373,8 +370,8 @@ class Database:
     def become_child(self) -> None:
         """After a fork, in the child: what is open is the parent's and tells untruths."""
         left = [each for each in (self._reader, self._writer) if each is not None]
+        _inherited.extend(left)
         if left or self._in_use:
-            _inherited.extend(left)
             _untrue.add(self._identity)
         self._reader = self._writer = None
         self._in_use = False
