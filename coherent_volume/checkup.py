@@ -39,11 +39,16 @@ Progress = Callable[[int, int], None]
 
 
 def check(parts: VolumeParts, *, repair: bool, progress: Progress | None) -> CheckReport:
-    """Audit everything; with *repair* mend what can be mended without loss."""
-    findings = [
-        CheckFinding("damage", "sidecar.db", problem)
-        for problem in parts.sidecar.database.integrity()
-    ]
+    """Audit everything; with *repair* mend what can be mended without loss.
+
+    Raises DamagedError where only a rebuild of the records can mend them: with
+    *repair*, pages that contradict each other.
+    """
+    problems = parts.sidecar.database.integrity()
+    if problems and repair:
+        # Any statement of a repair could take a wrong page for a right one.
+        raise DamagedError(f"the sidecar is damaged: {' '.join(problems[0].split())}")
+    findings = [CheckFinding("damage", "sidecar.db", problem) for problem in problems]
     findings += _check_installs(parts, repair=repair)
     keys = sorted({*parts.sidecar.keys(), *managed_files(parts)})
     generations = artifacts = 0

@@ -9,8 +9,8 @@ Rules that keep SQLite itself sound:
 - Writing, checkpoints and closing happen under the volume's gate. SQLite's busy
   handler polls and starves, and two connections that write and checkpoint at
   one time can lose a write in versions before 3.51.3.
-- Nobody opens, copies or globs the database files by other means: closing any
-  other descriptor of them in this process drops SQLite's own locks.
+- Closing any other descriptor of the database files in this process drops SQLite's
+  own locks. The library opens none; against all other code a ``Guard`` stands.
 - No connection is open while the process forks: SQLite keeps a table of its
   locks in memory, and in a child that table lies. One that is in use stays open,
   and then the child never touches that database.
@@ -27,15 +27,17 @@ import weakref
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+from coherent_volume.database_files import APPLICATION_ID, connect
 from coherent_volume.errors import ClosedError, DamagedError, StorageError
+from coherent_volume.guard import Guard
 from coherent_volume.model import Durability
 from coherent_volume.sql_errors import (
     FAILURES,
     check_version,
-    explain_unopenable,
     typed,
     typed_error,
 )
+from coherent_volume.sql_transaction import Transaction
 from coherent_volume.weak import members
 
 __all__ = ["Connection", "Database", "Reader", "Row"]
@@ -47,9 +49,9 @@ Row = tuple[Any, ...]
 Reader = Callable[[str, Sequence[object]], list[Row]]
 """Rows of a statement with its values."""
 
-_APPLICATION_ID = 0x636F7665  # "cove": tells the file apart from other databases
 _BUSY_TIMEOUT_S = 5.0  # only recovery after a crash ever makes a statement wait
 _IN_USE_WAIT_S = 2.0
+_IN_USE_POLL_S = 0.001
 
 _untrue: set[tuple[int, int]] = set()
 """In a forked child: the files that a connection was open on during the fork."""
@@ -75,6 +77,7 @@ class Database:
         self._read_lock = threading.RLock()
         self._reader: sqlite3.Connection | None = None
         self._writer: sqlite3.Connection | None = None
+        self._guard: Guard | None = None  # as long as one of them is open
         # Whether whoever has the gate is using the writing connection, and which
         # thread wants to close it. Each is set before the other is looked at. No
         # lock: one that an interrupt left taken would end all commits, and this
@@ -88,53 +91,8 @@ class Database:
             self._identity = self._look()
             _databases.add(self)
             self._reader = self._connect()
-            check_version(self._reader, _APPLICATION_ID, schema_version)
+            check_version(self._reader, APPLICATION_ID, schema_version)
         self._in_use = False
-
-    @staticmethod
-    def create(path: str, schema: str, schema_version: int, meta: dict[str, str]) -> None:
-        """Make a database at *path*, complete or not at all."""
-        draft = f"{path}.new"
-        for leftover in (draft, f"{draft}-wal", f"{draft}-shm"):
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(leftover)
-        with typed("create the sidecar"):
-            connection = sqlite3.connect(draft, isolation_level=None)
-            try:
-                connection.execute("PRAGMA journal_mode=WAL")
-                connection.execute(f"PRAGMA application_id={_APPLICATION_ID}")
-                connection.executescript(
-                    f"BEGIN;{schema}PRAGMA user_version={schema_version};COMMIT"
-                )
-                connection.executemany("INSERT INTO meta VALUES (?, ?)", list(meta.items()))
-            finally:
-                connection.close()
-        descriptor = os.open(draft, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-        # The log of a database that was lost would be replayed into this one.
-        for leftover in (f"{path}-wal", f"{path}-shm"):
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(leftover)
-        os.rename(draft, path)
-
-    @staticmethod
-    def salvage(path: str, statements: Sequence[str]) -> list[list[Row]]:
-        """What each statement still yields from a damaged database, up to its first error."""
-        found: list[list[Row]] = []
-        try:
-            connection = sqlite3.connect(path, isolation_level=None)
-        except sqlite3.Error:
-            return [[] for _ in statements]
-        with contextlib.closing(connection):
-            for statement in statements:
-                rows: list[Row] = []
-                with contextlib.suppress(sqlite3.Error):
-                    rows.extend(connection.execute(statement))
-                found.append(rows)
-        return found
 
     def _connect(self) -> sqlite3.Connection:
         if self._identity in _untrue:
@@ -143,33 +101,40 @@ class Database:
                 advice="Fork while no other thread uses the volume, or start the process with"
                 " subprocess or the method spawn.",
             )
-        # mode=rw: a missing file must be said, never made anew and empty.
-        name = f"file:{_uri_quoted(self.path)}?mode=rw"
-        try:
-            connection = sqlite3.connect(
-                name,
-                uri=True,
-                isolation_level=None,
-                check_same_thread=False,
-                timeout=_BUSY_TIMEOUT_S,
-            )
-            # Checkpoints run after the acknowledgement (see maintenance): inside
-            # a commit they cost 8 ms at the 99th percentile instead of 1.7.
-            connection.execute("PRAGMA wal_autocheckpoint=0")
-            # The first page is read here, so that a failure is told as one of opening.
-            connection.execute("PRAGMA schema_version").fetchone()
-        except sqlite3.OperationalError as error:
-            if error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_CANTOPEN:
-                explain_unopenable(self.path)
-            raise
+        # One opening or closing of this process at a time: see _retire.
+        with _opening:
+            # Before SQLite opens it: from here on no peer takes the log away.
+            guard = self._guard or Guard(self.path)
+            try:
+                connection = connect(self.path, _BUSY_TIMEOUT_S)
+                if guard is not self._guard:
+                    guard.complete()
+                    self._guard = guard
+            except BaseException:
+                if guard is not self._guard:
+                    self._retire(guard)
+                raise
         return connection
+
+    def _retire(self, guard: Guard) -> None:
+        """Let go of a guard of which no connection is left.
+
+        To close its descriptors drops the locks that SQLite has for other connections
+        of this process, so they are left to whoever has one.
+        """
+        guard.unlock()
+        for other in members(_databases):
+            heir = other._guard if other._identity == self._identity else None
+            if heir is not None and heir is not guard:
+                return heir.keep_open(guard)
+        return guard.close()
 
     def _look(self) -> tuple[int, int]:
         found = os.stat(self.path)
         return found.st_dev, found.st_ino
 
     def verify(self) -> None:
-        """Raise DamagedError unless the database is still the file we opened.
+        """Raise DamagedError unless database and log are still the files we opened.
 
         Without this a process would go on committing into an unlinked inode
         while its peers see another database: two truths, no error.
@@ -182,6 +147,10 @@ class Database:
             raise StorageError(f"the sidecar cannot be reached: {error.strerror}") from error
         if not same:
             raise DamagedError("the sidecar was replaced or deleted while this session was open")
+        guard = self._guard
+        if guard is not None and not guard.is_intact():
+            # Not opened anew: what we and our peers committed since stands in two logs.
+            raise DamagedError("the sidecar's log was deleted while this session was open")
 
     def read(self, sql: str, values: Sequence[object] = ()) -> list[Row]:
         """Rows of *sql*, as committed now; outside the gate."""
@@ -222,7 +191,7 @@ class Database:
         return self._reader
 
     def _opened_writer(self) -> sqlite3.Connection:
-        """The connection for use under the gate; it sees what it has written."""
+        """The connection for use under the gate, in no transaction; it sees what it wrote."""
         self._in_use = True
         while self._closing and self._closing != threading.get_ident():
             self._in_use = False
@@ -231,24 +200,26 @@ class Database:
             self._in_use = True
         if self._writer is None:
             with typed("open the sidecar"):
-                self._writer = self._connect()
-                self._writer.execute(f"PRAGMA synchronous={self._synchronous}")
+                writer = self._connect()
+                writer.execute(f"PRAGMA synchronous={self._synchronous}")
                 self._relaxed = False
                 self.has_written = True
+                self._writer = writer
+        elif self._writer.in_transaction:
+            # An interrupt left it open. What it did is visible here, and stands nowhere.
+            self._roll_back(self._writer)
         return self._writer
 
     def gated(self, sql: str, values: Sequence[object] = ()) -> list[Row]:
-        """Rows of *sql*; under the gate, so nothing can change them meanwhile."""
-        outer = self._in_use  # also within a transaction
+        """Rows of *sql*; under the gate, so nothing changes them; in no transaction."""
         try:
             return self._opened_writer().execute(sql, values).fetchall()
         except FAILURES as error:
             raise typed_error(error, "read the sidecar") from error
         finally:
-            self._in_use = outer
+            self._in_use = False
 
-    @contextlib.contextmanager
-    def transaction(self, *, durable: bool) -> Iterator[sqlite3.Connection]:
+    def transaction(self, *, durable: bool) -> Transaction:
         """One transaction under the gate: all of the block, or nothing.
 
         *durable* says whether an acknowledged block must survive a power loss
@@ -256,36 +227,32 @@ class Database:
         An I/O error of the COMMIT itself raises UnconfirmedError: the log may
         hold the commit although the flush failed, and a flush is never retried.
         """
-        relaxed = not durable and self._synchronous == "FULL"
-        committing = False
-        try:
-            connection = self._opened_writer()
-            # What an interrupt left behind in an earlier one.
+        return Transaction(self, relaxed=not durable and self._synchronous == "FULL")
+
+    def begin(self, *, relaxed: bool) -> sqlite3.Connection:
+        """Start a transaction, under the gate."""
+        connection = self._opened_writer()
+        if relaxed:
+            # Remembered first: an interrupt may come before it is taken back.
+            self._relaxed = True
+            connection.execute("PRAGMA synchronous=NORMAL")
+        elif self._relaxed:
+            self._tighten(connection)
+        # BEGIN IMMEDIATE, not BEGIN: a deferred transaction that has read
+        # cannot be upgraded once a peer commits; SQLite answers
+        # BUSY_SNAPSHOT at once and never consults the busy timeout.
+        connection.execute("BEGIN IMMEDIATE")
+        return connection
+
+    def leave(self) -> None:
+        """Under the gate: undo what no commit ended, be it another's or an interrupt's."""
+        connection = self._writer
+        if connection is not None and _is_amid(connection):
             self._roll_back(connection)
-            try:
-                if relaxed:
-                    self._relaxed = True
-                    connection.execute("PRAGMA synchronous=NORMAL")
-                elif self._relaxed:
-                    self._tighten(connection)
-                # BEGIN IMMEDIATE, not BEGIN: a deferred transaction that has read
-                # cannot be upgraded once a peer commits; SQLite answers
-                # BUSY_SNAPSHOT at once and never consults the busy timeout.
-                connection.execute("BEGIN IMMEDIATE")
-                yield connection
-                committing = True
-                connection.execute("COMMIT")
-            except BaseException as error:
-                self._roll_back(connection)
-                if isinstance(error, FAILURES):
-                    raise typed_error(error, "write the sidecar", committing=committing) from error
-                raise
-            finally:
-                if relaxed:
-                    with contextlib.suppress(sqlite3.Error):
-                        self._tighten(connection)
-        finally:
-            self._in_use = False
+        if connection is not None and self._relaxed:
+            with contextlib.suppress(sqlite3.Error):
+                self._tighten(connection)
+        self._in_use = False
 
     def _tighten(self, connection: sqlite3.Connection) -> None:
         connection.execute("PRAGMA synchronous=FULL")
@@ -313,11 +280,14 @@ class Database:
         that exist: a flush then waits for the data and not for the journal,
         which halves the cost of a durable commit.
         """
+        self.verify()  # not with a log that is not the volume's any more
         # A long reader makes it incomplete, which the next one mends.
         mode = "TRUNCATE" if truncate else "RESTART"
         with typed("checkpoint the sidecar"):
-            self._opened_writer().execute(f"PRAGMA wal_checkpoint({mode})").fetchall()
-        self._in_use = False
+            try:
+                self._opened_writer().execute(f"PRAGMA wal_checkpoint({mode})").fetchall()
+            finally:
+                self._in_use = False
 
     def integrity(self) -> list[str]:
         """What SQLite's own check finds wrong; empty when nothing."""
@@ -345,18 +315,29 @@ class Database:
         self._closing = threading.get_ident()
         until = time.monotonic() + _IN_USE_WAIT_S
         while self._in_use and not alone and time.monotonic() < until:
-            time.sleep(0.001)
-        self._reader = self._closed(self._reader)
-        if alone or not self._in_use:
-            self._writer = self._closed(self._writer)
-            self._in_use = self._writer is not None
+            time.sleep(_IN_USE_POLL_S)
+        with _opening:
+            guard, every = self._guard, alone or not self._in_use
+            stays = _is_amid(self._reader) or _is_amid(self._writer)
+            if guard is not None and alone and not stays and guard.is_intact():
+                # The last one to close moves the log into the database and deletes it.
+                # Without the gate, or with a log that is not the volume's any more,
+                # the lock stays, and keeps this close from doing either.
+                guard.unlock()
+            self._reader = self._closed(self._reader)
+            if every:
+                self._writer = self._closed(self._writer)
+                self._in_use = self._writer is not None
+            if guard is not None and self._reader is self._writer is None:
+                self._guard = None
+                self._retire(guard)
 
     @staticmethod
     def _closed(connection: sqlite3.Connection | None) -> sqlite3.Connection | None:
         """Close it, unless this very thread stands in a transaction of it."""
+        if _is_amid(connection):
+            return connection
         with contextlib.suppress(sqlite3.Error):
-            if connection is not None and connection.in_transaction:
-                return connection
             if connection is not None:
                 connection.close()
         return None
@@ -370,30 +351,40 @@ class Database:
     def become_child(self) -> None:
         """After a fork, in the child: what is open is the parent's and tells untruths."""
         left = [each for each in (self._reader, self._writer) if each is not None]
-        _inherited.extend(left)
         if left or self._in_use:
+            _inherited.extend(left)
             _untrue.add(self._identity)
         self._reader = self._writer = None
         self._in_use = False
         self._closing = 0
+        if self._guard is not None:
+            self._guard.close()  # our copies; the parent's locks live on in its own
+        self._guard = None
         # The lock may be held by a lost thread.
         self._read_lock = threading.RLock()
         self.has_written = False
 
 
+def _is_amid(connection: sqlite3.Connection | None) -> bool:
+    """Whether a transaction is open on it."""
+    try:
+        return connection is not None and connection.in_transaction
+    except sqlite3.Error:
+        return False  # closed
+
+
 _databases: weakref.WeakSet[Database] = weakref.WeakSet()
+# Keeps the descriptors of a guard from being closed while another connection of this
+# process is opened. Safety rests on it; taken inside the lock of a reading connection.
+_opening = threading.RLock()
 
 
 def _after_fork_in_child() -> None:
+    global _opening  # noqa: PLW0603 - it may be held by a lost thread
+    _opening = threading.RLock()
     # Also those that another thread was just opening.
     for database in members(_databases):
         database.become_child()
 
 
 os.register_at_fork(after_in_child=_after_fork_in_child)
-
-
-def _uri_quoted(path: str) -> str:
-    from urllib.parse import quote
-
-    return quote(os.fsencode(path))

@@ -60,6 +60,7 @@ def settled_heads(parts: VolumeParts, keys: Sequence[ArtifactKey]) -> Iterator[l
                     yield heads
                     return
             finally:
+                parts.sidecar.database.leave()  # what an interrupt left would keep peers out
                 for head in heads:
                     head.look.close()
         if isinstance(blocked, Vanished):

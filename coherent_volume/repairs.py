@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from coherent_volume.database import Database, Row
+from coherent_volume.database_files import salvage as salvaged
 from coherent_volume.digest import row_checksum
 from coherent_volume.model import ArtifactKey
 from coherent_volume.records import artifact_checksum
@@ -80,7 +81,7 @@ def drop_installs(database: Database, damaged: Sequence[Row]) -> None:
 
 def salvage(path: str) -> tuple[list[Row], list[Row]]:
     """Whatever artifacts and generations a damaged database still yields."""
-    artifacts, history = Database.salvage(
+    artifacts, history = salvaged(
         path,
         [
             "SELECT id, path, generation, digest, size, epoch, boot, checksum FROM artifact",

@@ -12,7 +12,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 
-from coherent_volume import install_records
+from coherent_volume import database_files, install_records
 from coherent_volume.config import Retention
 from coherent_volume.database import Connection, Database, Row
 from coherent_volume.errors import DamagedError
@@ -64,10 +64,10 @@ class Sidecar(Ledger):
     @staticmethod
     def create(path: str, incarnation: str) -> None:
         """Make an empty sidecar, complete or not at all."""
-        from importlib import resources  # 5 ms, needed when a volume is made
+        from importlib import resources
 
         schema = resources.files(__package__).joinpath("schema.sql").read_text(encoding="utf-8")
-        Database.create(path, schema, SCHEMA_VERSION, {"incarnation": incarnation})
+        database_files.create(path, schema, SCHEMA_VERSION, {"incarnation": incarnation})
 
     def incarnation(self) -> str:
         """The uuid of this sidecar's life, as its own records say."""
@@ -231,11 +231,9 @@ class Sidecar(Ledger):
         """Gated: as ``ensure_row`` and ``observe``, for many at once."""
         with self.database.transaction(durable=False) as connection:
             for key, seen, data, size in views:
-                row, _ = self.current(key, gated=True)
-                artifact = row and row.id
-                if artifact is None:
-                    artifact = _register(connection, key, seen.digest, data, size, boot)
-                _insert_observation(connection, session, artifact, seen)
+                row = connection.execute("SELECT id FROM artifact WHERE path=?", (key,)).fetchone()
+                new = row or (_register(connection, key, seen.digest, data, size, boot),)
+                _insert_observation(connection, session, new[0], seen)
 
     def tell(self, session: str, heads: Mapping[ArtifactKey, int]) -> None:
         """Gated: a named session was told about these heads."""

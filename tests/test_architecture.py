@@ -30,8 +30,8 @@ ROWS = (
     ("coherent_audit",),
     ("errors", "model", "weak"),
     ("answers",),
-    ("digest", "points", "config", "conflict", "lines", "read_policy", "sql_errors"),
-    ("merge", "difference"),
+    ("digest", "points", "config", "conflict", "guard", "lines", "read_policy", "sql_errors"),
+    ("merge", "difference", "database_files", "sql_transaction"),
     ("globs",),
     ("syscalls", "records", "descriptors"),
     ("identity", "paths"),
@@ -74,7 +74,10 @@ HOMES = {
     "pathspec": "coherent_volume.globs",
     "portalocker": "coherent_volume.locks",
     "rich": "cli",
-    "sqlite3": ("coherent_volume.database", "coherent_volume.sql_errors"),
+    "sqlite3": tuple(
+        f"coherent_volume.{name}"
+        for name in ("database", "database_files", "sql_errors", "sql_transaction")
+    ),
     "typer": "cli",
     "watchdog": "coherent_volume.watch",
     "xxhash": "coherent_volume.digest",
@@ -82,7 +85,7 @@ HOMES = {
 
 # Imports inside a function: (module, what it imports) and the reason.
 LOCAL_IMPORTS = {
-    ("coherent_volume.database", "urllib"): "3 ms to import, needed once per volume",
+    ("coherent_volume.database_files", "urllib"): "3 ms to import, needed once per volume",
     ("coherent_volume.artifact_io", "tempfile"): "4 ms to import, needed only by file objects",
     ("coherent_volume.config", "tomllib"): "5 ms to import, needed when a volume is opened",
     ("coherent_volume.sidecar", "importlib"): "5 ms to import, needed when a volume is made",
