@@ -10,7 +10,7 @@ The map of layers, imports pointing down::
     merging                                  from a refusal to a merged commit
     reading  commit                          the two protocols
     report  recall                           what a refusal says
-    gating  recovery  install  leasing       under the gate
+    gating  recovery  install  leasing  disposal    under the gate
     forking  layout  parts  feed  watch      one opened volume
     session                                  who is reading
     sidecar  ledger  events  meters  database    the records

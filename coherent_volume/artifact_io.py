@@ -138,6 +138,18 @@ class _TextWriter(io.TextIOWrapper):
         """The commit that closing made."""
         return self._writer.commit
 
+    def close(self) -> None:
+        """Commit all that was written, or discard and raise."""
+        if not self.closed:
+            # The library's own close goes on to that of the writer when this fails,
+            # and so would commit what had been passed on, without its end.
+            try:
+                self.flush()
+            except BaseException:
+                self._writer.discard()
+                raise
+        super().close()
+
     def __exit__(
         self,
         kind: type[BaseException] | None,

@@ -18,14 +18,15 @@ from coherent_volume.answers import (
 )
 from coherent_volume.attributes import Witness
 from coherent_volume.digest import digest_of, digest_of_chunks
+from coherent_volume.disposal import clean_up
 from coherent_volume.errors import CoherenceError, DamagedError, NotFoundError
 from coherent_volume.files import WriterPresent, look
 from coherent_volume.gating import settled_heads
 from coherent_volume.inventory import managed_files
 from coherent_volume.locks import GATE_WAIT_S
-from coherent_volume.maintenance import collect_orphans, finish
+from coherent_volume.maintenance import collect_orphans
 from coherent_volume.model import ArtifactKey
-from coherent_volume.parts import VolumeParts, now_ns
+from coherent_volume.parts import VolumeParts
 from coherent_volume.paths import shown
 from coherent_volume.records import ArtifactRow, HistoryRow
 from coherent_volume.recovery import recover_from_file
@@ -186,7 +187,7 @@ def _check_leftovers(parts: VolumeParts, *, repair: bool) -> list[CheckFinding]:
     before = set(os.listdir(parts.staging.staging)) | set(os.listdir(parts.staging.objects))
     if repair:
         collect_orphans(parts)
-        finish(parts, now_ns())
+        clean_up(parts)
     after = set(os.listdir(parts.staging.staging)) | set(os.listdir(parts.staging.objects))
     # What an install record names waits for its turn, as after every commit.
     waiting = {record.stage for _, record in parts.sidecar.all_installs()}

@@ -64,6 +64,10 @@ def create(path: str, schema: str, schema_version: int, meta: dict[str, str]) ->
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+    # The log of a database that was lost would be replayed into this one.
+    for leftover in (f"{path}-wal", f"{path}-shm"):
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(leftover)
     os.rename(draft, path)
 
 

@@ -6,6 +6,7 @@ comparing its bytes, but for ``unified``, which promises the whole diff.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
@@ -129,11 +130,11 @@ def _hunks(
     old: list[bytes], new: list[bytes], blocks: Sequence[Block], first: int, context: int
 ) -> Iterator[str | tuple[str, bytes]]:
     """Headings as text, and lines as (sign, content)."""
-    pending = list(changes(blocks))
+    pending = deque(changes(blocks))
     while pending:
-        hunk = [pending.pop(0)]
+        hunk = [pending.popleft()]
         while pending and pending[0][0] - hunk[-1][1] <= 2 * context:
-            hunk.append(pending.pop(0))
+            hunk.append(pending.popleft())
         begin = min(context, hunk[0][0], hunk[0][2])
         end = min(context, len(old) - hunk[-1][1], len(new) - hunk[-1][3])
         i, j = hunk[0][0] - begin, hunk[0][2] - begin

@@ -12,7 +12,11 @@ import xxhash
 
 from coherent_volume.model import Digest
 
-__all__ = ["digest_of", "digest_of_chunks", "row_checksum", "short_name"]
+__all__ = ["Hasher", "digest_of", "digest_of_chunks", "row_checksum", "short_name"]
+
+
+Hasher = xxhash.xxh3_128
+"""The digest of content that comes piece by piece: ``update``, then ``digest``."""
 
 
 def digest_of(data: bytes) -> Digest:
@@ -22,7 +26,7 @@ def digest_of(data: bytes) -> Digest:
 
 def digest_of_chunks(chunks: Iterable[bytes]) -> Digest:
     """The digest of *chunks* in order, in memory bounded by one chunk."""
-    hasher = xxhash.xxh3_128()
+    hasher = Hasher()
     for chunk in chunks:
         hasher.update(chunk)
     return Digest(hasher.digest())

@@ -26,7 +26,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from coherent_volume.descriptors import dismiss, enter, no_fork
-from coherent_volume.digest import digest_of, digest_of_chunks
+from coherent_volume.digest import Hasher, digest_of, digest_of_chunks
 from coherent_volume.errors import BusyError, NotRegularFileError, SymlinkError
 from coherent_volume.identity import describe_holder_of_file
 from coherent_volume.model import ABSENT_DIGEST, ArtifactKey, Digest
@@ -49,6 +49,7 @@ __all__ = [
     "look",
     "looks",
     "patient",
+    "proven_chunks",
     "read_exactly",
     "sole_opener",
     "take_lease",
@@ -308,6 +309,26 @@ def chunks_of(descriptor: int) -> Iterator[bytes]:
     while chunk := os.pread(descriptor, CHUNK, offset):
         yield chunk
         offset += len(chunk)
+
+
+def proven_chunks(key: ArtifactKey, look: Look) -> Iterator[bytes]:
+    """What *look* saw, read once more in chunks; BusyError at their end if it is not.
+
+    A lease keeps writers away in between. Without one, beside somebody who has the
+    file open for writing, what was hashed first need not be what is read now.
+    """
+    hasher = Hasher()
+    for chunk in chunks_of(look.descriptor):
+        if not look.leased:
+            hasher.update(chunk)
+        yield chunk
+    if not look.leased and hasher.digest() != look.digest:
+        raise BusyError(
+            "the file was changed from outside while it was being read",
+            path=shown(key),
+            advice="Nothing was changed. Wait until it is whole, then try again.",
+            holder="another process",
+        )
 
 
 @contextlib.contextmanager

@@ -36,7 +36,7 @@ from coherent_volume.records import (
     Publication,
     Staged,
 )
-from coherent_volume.syscalls import RENAME_EXCHANGE, RENAME_NOREPLACE, renameat2
+from coherent_volume.syscalls import RENAME_EXCHANGE, RENAME_NOREPLACE, crosses_mount, renameat2
 
 __all__ = [
     "DISPLACED_STAY_NS",
@@ -175,9 +175,9 @@ def place_for(
     """
     with parts.root.parent_of(key, make=make) as (folder, name):
         found = os.fstat(folder)
-        if found.st_dev != parts.staging.device:
+        if found.st_dev != parts.staging.device or crosses_mount(parts.root.descriptor, key):
             raise UnsupportedFilesystemError(
-                "the directory lies on another file system than the volume's root",
+                "the file, or its directory, lies in another mount than the volume's root",
                 path=shown(key),
                 advice="Make that file system a volume of its own, or exclude it from managed.",
                 filesystem="another mount",

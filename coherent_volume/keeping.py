@@ -10,12 +10,14 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
+import threading
 from collections.abc import Iterable
 
 from coherent_volume.attributes import WITNESS
 from coherent_volume.digest import digest_of_chunks, short_name
 from coherent_volume.files import chunks_of
 from coherent_volume.model import ArtifactKey, Digest
+from coherent_volume.syscalls import RENAME_NOREPLACE, renameat2
 
 __all__ = ["REPORT_SUFFIX", "Keeping", "refused_label", "report_label", "write_all"]
 
@@ -36,6 +38,10 @@ class Keeping:
         self._counter = itertools.count()
         self.staging = os.open(os.path.join(directory, "staging"), _DIRECTORY)
         self.refused = os.open(os.path.join(directory, "refused"), _DIRECTORY)
+        # Held while ``refused`` is made to mean another directory, and over the
+        # close: a number that was let go of must not be filled again. Reentrant,
+        # for a signal handler that is refused.
+        self.renewing = threading.RLock()
 
     def next_name(self) -> str:
         """A stage name that was never used."""
@@ -59,6 +65,7 @@ class Keeping:
         if self._is_kept(label, digest):
             self.discard(stage)
         else:
+            self._set_aside(label)
             self._move_to_refused(stage, label)
         os.utime(label, dir_fd=self.refused)
         # Without its witness: a person may move it back into place by hand, and
@@ -66,6 +73,23 @@ class Keeping:
         with contextlib.suppress(OSError):
             os.removexattr(os.path.join(self._directory, "refused", label), WITNESS)
         return f".coherence/refused/{label}"
+
+    def _set_aside(self, label: str) -> None:
+        """Let go of the name *label*: what stands there has been edited by hand since."""
+        for number in itertools.count(1):
+            try:
+                renameat2(
+                    self.refused,
+                    label.encode(),
+                    self.refused,
+                    f"{label}.edited{number}".encode(),
+                    RENAME_NOREPLACE,
+                )
+            except FileExistsError:
+                continue
+            except FileNotFoundError:
+                pass
+            return
 
     def _is_kept(self, label: str, digest: Digest) -> bool:
         """Whether *label* holds this content already.
@@ -136,11 +160,24 @@ class Keeping:
         try:
             os.rename(stage, label, src_dir_fd=self.staging, dst_dir_fd=self.refused)
         except FileNotFoundError:
-            # Somebody tidied the directory away; the content must be kept.
-            os.close(self.refused)
-            os.makedirs(os.path.join(self._directory, "refused"), mode=0o700, exist_ok=True)
-            self.refused = os.open(os.path.join(self._directory, "refused"), _DIRECTORY)
+            self._find_refused_again()
             os.rename(stage, label, src_dir_fd=self.staging, dst_dir_fd=self.refused)
+
+    def _find_refused_again(self) -> None:
+        """Make ``refused/`` anew if somebody tidied it away; else do nothing."""
+        path = os.path.join(self._directory, "refused")
+        with self.renewing:
+            if self.refused < 0:
+                return  # closed meanwhile
+            os.makedirs(path, mode=0o700, exist_ok=True)
+            made = os.open(path, _DIRECTORY)
+            try:
+                if not os.path.sameopenfile(made, self.refused):
+                    # In the place of the old one. With a close first the number would
+                    # be free: other threads use it, and whatever got it would be closed.
+                    os.dup2(made, self.refused, inheritable=False)
+            finally:
+                os.close(made)
 
 
 def refused_label(key: ArtifactKey, session: str, base: int | None, digest: Digest) -> str:

@@ -2,8 +2,9 @@
 
 Pure functions over bytes. Lines are ended by LF alone, so that a CR is a part
 of its line; joined they are the content again. Equal beginnings and ends are
-taken off by comparing bytes, and what is left is compared line by line only up
-to a bound: two files of repeated lines would cost minutes.
+taken off by comparing bytes; in the rest, lines that stand once in both are matched
+first, and what lies between them is compared line by line up to a bound, counted
+in steps: two files of repeated lines would cost minutes.
 """
 
 from __future__ import annotations
@@ -12,9 +13,11 @@ import io
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from typing import TypeVar
+from itertools import accumulate
+from typing import Any, TypeVar
 
 __all__ = [
+    "STEPS_MAX",
     "Block",
     "Change",
     "TooAlikeError",
@@ -28,9 +31,11 @@ __all__ = [
     "matching_blocks",
 ]
 
-PAIRS_MAX = 100_000
-_PAIRS_OF_MATCHES_MAX = 200_000
-_SHORT = 200  # lines; below this the library leaves no line out of its index
+STEPS_MAX = 1_000_000
+"""Steps of ``matching_blocks``: half a second, or thousands of lines that come again."""
+
+_STEPS_OF_MATCHES_MAX = 2_000_000
+_DEPTH_MAX = 8  # how often the gaps are looked through for lines that stand once in them
 _PROBE = 8192
 
 T = TypeVar("T")
@@ -65,70 +70,121 @@ def lines_of(data: bytes) -> list[bytes]:
     return io.BytesIO(data).readlines()
 
 
-def matching_blocks(
-    old: Sequence[bytes], new: Sequence[bytes], pairs_max: int = PAIRS_MAX
-) -> list[Block]:
+def matching_blocks(old: Sequence[bytes], new: Sequence[bytes]) -> list[Block]:
     """Runs of lines that are equal in both, in order; the last is empty, at the end.
 
-    Raises TooAlikeError when more than *pairs_max* pairs of lines are equal.
+    Raises TooAlikeError when it takes more than ``STEPS_MAX`` steps to compare what
+    lies between the lines that stand once in both.
     """
-    shorter = min(len(old), len(new))
-    begin = equal_start(old, new, shorter)
-    end = equal_end(old, new, shorter - begin)
-    blocks = [(0, 0, begin)] if begin else []
-    blocks += [
-        (i + begin, j + begin, length)
-        for i, j, length in _middle(
-            old[begin : len(old) - end], new[begin : len(new) - end], pairs_max
-        )
-    ]
-    if end:
-        blocks.append((len(old) - end, len(new) - end, end))
-    return [*blocks, (len(old), len(new), 0)]
+    blocks, whole = _compared(old, new, STEPS_MAX, every_line=False)
+    if not whole:
+        raise TooAlikeError
+    return blocks
 
 
 def matches(old: Sequence[bytes], new: Sequence[bytes]) -> list[Block]:
     """As ``matching_blocks``, of every line and never raising.
 
-    What is too much alike is matched by the lines that stand once in both: a
-    right answer, only a coarser one.
+    Where too much is alike the comparison ends with the lines that stand once in
+    both: a right answer, only a coarser one.
     """
+    return _compared(old, new, _STEPS_OF_MATCHES_MAX, every_line=True)[0]
+
+
+def _compared(
+    old: Sequence[bytes], new: Sequence[bytes], steps: int, *, every_line: bool
+) -> tuple[list[Block], bool]:
+    """The runs that both have, and whether *steps* were enough to look everywhere."""
     shorter = min(len(old), len(new))
     begin = equal_start(old, new, shorter)
     end = equal_end(old, new, shorter - begin)
-    inner = _detailed(old[begin : len(old) - end], new[begin : len(new) - end])
-    found = [(0, 0, begin)] if begin else []
-    found += [(i + begin, j + begin, length) for i, j, length in inner]
+    left, right = old[begin : len(old) - end], new[begin : len(new) - end]
+    found, gaps = _anchored(left, right)
+    whole = True
+    # The small ones first, so that one that costs too much takes nothing from them.
+    for a1, a2, b1, b2 in sorted(gaps, key=lambda gap: (gap[1] - gap[0] + gap[3] - gap[2], gap)):
+        inner, used, done = _in_detail(left[a1:a2], right[b1:b2], steps, every_line=every_line)
+        found += [(a1 + i, b1 + j, length) for i, j, length in inner]
+        steps -= used
+        whole = whole and done
+    blocks = [(0, 0, begin)] if begin else []
+    blocks += [(i + begin, j + begin, length) for i, j, length in _joined(sorted(found))]
     if end:
-        found.append((len(old) - end, len(new) - end, end))
-    return [*found, (len(old), len(new), 0)]
+        blocks.append((len(old) - end, len(new) - end, end))
+    return [*blocks, (len(old), len(new), 0)], whole
 
 
-def _middle(old: Sequence[bytes], new: Sequence[bytes], pairs_max: int) -> list[Block]:
-    ours, theirs = Counter(old), Counter(new)
-    # A line that is frequent in a long text is not looked up, only extended over.
-    frequent = len(new) // 100 + 1 if len(new) >= _SHORT else len(new)
-    pairs = sum(n * theirs[line] for line, n in ours.items() if theirs[line] <= frequent)
-    if pairs > pairs_max:
-        raise TooAlikeError
-    if pairs == 0:
-        return []
+def _anchored(old: Sequence[bytes], new: Sequence[bytes]) -> tuple[list[Block], list[Change]]:
+    """The runs around lines that stand once in both, and the gaps that this leaves.
+
+    Also a line that stands once in both sides of a gap only. To begin with the
+    longest run instead, as difflib does, costs the number of runs times that of
+    lines: minutes for a file with every eighth line changed.
+    """
+    found: list[Block] = []
+    gaps: list[Change] = []
+    todo = [(0, len(old), 0, len(new), _DEPTH_MAX)]
+    while todo:
+        a1, a2, b1, b2, depth = todo.pop()
+        left, right = old[a1:a2], new[b1:b2]
+        if set(left).isdisjoint(right):
+            continue
+        runs = _unique(left, right) if depth else []
+        if not runs:
+            gaps.append((a1, a2, b1, b2))
+            continue
+        i, j = a1, b1
+        for a, b, length in runs:
+            todo.append((i, a1 + a, j, b1 + b, depth - 1))
+            found.append((a1 + a, b1 + b, length))
+            i, j = a1 + a + length, b1 + b + length
+        todo.append((i, a2, j, b2, depth - 1))
+    return found, gaps
+
+
+def _in_detail(
+    old: Sequence[bytes], new: Sequence[bytes], steps: int, *, every_line: bool
+) -> tuple[list[Block], int, bool]:
+    """The longest run first, then on its two sides; the steps used, and if all was done.
+
+    A step is a line of *old*, or one in *new* that it is equal to: a look for the
+    longest run takes at most so many. What would take too many is one change.
+    """
     from difflib import SequenceMatcher  # 3 ms, needed only when a region is compared
 
-    found = SequenceMatcher(None, old, new).get_matching_blocks()
-    return [(block.a, block.b, block.size) for block in found if block.size]
+    # Unless every line counts, one that is frequent in a long text is not looked
+    # up, only extended over.
+    matcher: Any = SequenceMatcher(None, old, new, autojunk=not every_line)
+    there = matcher.b2j
+    upto = list(accumulate((1 + len(there.get(line, ())) for line in old), initial=0))
+    found: list[Block] = []
+    used, whole = 0, True
+    todo = [(0, len(old), 0, len(new))]
+    while todo:
+        a1, a2, b1, b2 = todo.pop()
+        if a1 == a2 or b1 == b2:
+            continue
+        price = upto[a2] - upto[a1]
+        if used + price > steps:
+            whole = False
+            continue
+        used += price
+        a, b, length = matcher.find_longest_match(a1, a2, b1, b2)
+        if length:
+            found.append((a, b, length))
+            todo += [(a1, a, b1, b), (a + length, a2, b + length, b2)]
+    return found, used, whole
 
 
-def _detailed(old: Sequence[bytes], new: Sequence[bytes]) -> list[Block]:
-    if not old or not new:
-        return []
-    there = Counter(new)
-    if sum(there[line] for line in old) > _PAIRS_OF_MATCHES_MAX:
-        return _unique(old, new)
-    from difflib import SequenceMatcher  # as above
-
-    found = SequenceMatcher(None, old, new, autojunk=False).get_matching_blocks()
-    return [(block.a, block.b, block.size) for block in found if block.size]
+def _joined(blocks: Sequence[Block]) -> list[Block]:
+    """*blocks* with those made one that follow each other in both."""
+    found: list[Block] = []
+    for a, b, length in blocks:
+        if found and (found[-1][0] + found[-1][2], found[-1][1] + found[-1][2]) == (a, b):
+            found[-1] = (*found[-1][:2], found[-1][2] + length)
+        else:
+            found.append((a, b, length))
+    return found
 
 
 def _unique(old: Sequence[bytes], new: Sequence[bytes]) -> list[Block]:

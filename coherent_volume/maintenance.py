@@ -1,8 +1,8 @@
 """Maintenance: what a commit leaves for after its acknowledgement.
 
-Owns the background thread of one volume object: flushing directories, removing
-displaced inodes, forgetting finished installs, checkpoints, collecting what
-dead processes left, sweeping old refusals. Nothing here is needed for the
+Owns the background thread of one volume object: the clean-up after installs (which
+``disposal`` does), checkpoints, collecting what dead processes left, sweeping what
+is too old. Nothing here is needed for the
 safety of a commit; everything is done again by the next visitor if it is
 missed. The thread starts with the first commit and is never joined under a lock.
 """
@@ -13,31 +13,24 @@ import contextlib
 import logging
 import os
 import threading
-import time
 from collections.abc import Callable
 
-from coherent_volume import events, meters, points
-from coherent_volume.digest import digest_of_chunks
+from coherent_volume.ageing import sweep
+from coherent_volume.disposal import clean_up
 from coherent_volume.errors import CoherenceError
-from coherent_volume.files import WriterPresent, chunks_of, looks, take_lease
 from coherent_volume.gating import settled_heads
 from coherent_volume.locks import GATE_WAIT_S
-from coherent_volume.model import ArtifactKey
-from coherent_volume.parts import Displaced, VolumeParts, now_ns
-from coherent_volume.records import InstallRow
+from coherent_volume.parts import Displaced, VolumeParts
 from coherent_volume.session import presences
-from coherent_volume.syscalls import openat2
 
-__all__ = ["Maintenance", "collect_orphans", "dispose", "finish", "sync_directories"]
+__all__ = ["Maintenance", "collect_orphans"]
 
 _log = logging.getLogger("coherent_volume")
 
 _INTERVAL_S = 0.02
 _CHECKPOINT_BYTES = 4 << 20
 _LOG_BYTES_MAX = 16 << 20  # reached only by many short processes beside an idle one
-_DAY_S = 86_400
 _CLOSE_WAIT_S = 2.0
-_PRUNED_AT_ONCE = 256
 
 
 class Maintenance:
@@ -85,6 +78,8 @@ class Maintenance:
                 # Out of space, busy, damaged: the next commit says it to its
                 # caller; here it only delays clean-up.
                 _log.debug("maintenance was put off: %s", error)
+            except Exception:  # noqa: BLE001 - without this thread nothing is ever cleaned up
+                _log.exception("maintenance failed, and will be tried again")
             if self._parts.displaced:
                 self._wanted.set()
 
@@ -93,11 +88,7 @@ class Maintenance:
         if not self._collected:
             self._collected = True
             collect_orphans(parts)
-        # Taken before the flush: what was installed later is not flushed by it.
-        now = now_ns()
-        sync_directories(parts)
-        sync_files(parts, now)
-        finish(parts, now)
+        clean_up(parts)
         if parts.meters.is_due:
             with parts.gate.held(GATE_WAIT_S):
                 parts.meters.flush(parts.sidecar.database, parts.session.name)
@@ -151,142 +142,6 @@ class Maintenance:
         self._stopped = threading.Event()
 
 
-def sync_directories(parts: VolumeParts) -> None:
-    """Flush the directories of recent installs, so that names survive a power loss.
-
-    Once one could not be flushed, this process forgets no install record any more.
-    """
-    while parts.unsynced_directories:
-        folder = parts.unsynced_directories.pop()
-        try:
-            descriptor = openat2(
-                parts.root.descriptor, folder or b".", os.O_RDONLY | os.O_DIRECTORY
-            )
-        except OSError:
-            continue  # gone or moved: its installs are judged by their records
-        try:
-            os.fsync(descriptor)
-        except OSError as error:
-            # Never retried: after a failed flush the kernel forgets what was
-            # dirty. The next boot looks at the files themselves.
-            _log.warning("could not flush %s: %s", os.fsdecode(folder) or ".", error.strerror)
-            parts.flush_failed = True
-        finally:
-            os.close(descriptor)
-
-
-def sync_files(parts: VolumeParts, now: int) -> None:
-    """Flush what recent installs made visible, where directories do not imply it.
-
-    On ext4 the flush of a directory waits for the data of the inodes that its
-    journal names; other file systems promise nothing of the kind.
-    """
-    if not parts.flushes_files:
-        return
-    for displaced in list(parts.displaced):
-        record = displaced.record
-        key = parts.sidecar.key_of(record.artifact)
-        if displaced.not_before_ns > now or record.staged is None or key is None:
-            continue
-        try:
-            descriptor = openat2(parts.root.descriptor, key, os.O_RDONLY | os.O_NONBLOCK)
-        except OSError:
-            continue  # replaced or closed to us: no longer what was installed
-        else:
-            try:
-                if os.fstat(descriptor).st_ino == record.staged.inode:
-                    os.fdatasync(descriptor)
-            except OSError as error:
-                _log.warning("could not flush %s: %s", os.fsdecode(key), error.strerror)
-                parts.flush_failed = True
-            finally:
-                os.close(descriptor)
-
-
-def finish(parts: VolumeParts, now: int) -> None:
-    """Remove displaced inodes whose time has come, and forget their installs."""
-    done: list[InstallRow] = []
-    spare: list[Displaced] = []
-    for displaced in list(parts.displaced):
-        if displaced.not_before_ns > now or not _disposed(parts, displaced):
-            continue
-        stage = displaced.record.stage
-        done.append(displaced.record)
-        if displaced.verified and stage.startswith(parts.staging.token):
-            spare.append(displaced)
-        else:
-            parts.staging.discard(stage)
-        # It leaves the queue when it is done, so that an empty queue means rest.
-        with contextlib.suppress(ValueError):
-            parts.displaced.remove(displaced)
-    while parts.dropped_objects:
-        parts.staging.drop_object(parts.dropped_objects.popleft())
-    if parts.flush_failed:
-        for displaced in spare:
-            parts.staging.discard(displaced.record.stage)
-        return
-    if done:
-        with parts.gate.held(GATE_WAIT_S):
-            parts.sidecar.forget_installs(done)
-    # Only now: a stage that is used again must not be forgotten under its name.
-    for displaced in spare:
-        if displaced.verified is not None:
-            parts.staging.offer_spare(displaced.record.stage, displaced.verified)
-
-
-def _disposed(parts: VolumeParts, displaced: Displaced) -> bool:
-    try:
-        return dispose(parts, displaced)
-    except (CoherenceError, OSError):
-        return False  # no descriptors, no space: it can wait
-
-
-def dispose(parts: VolumeParts, displaced: Displaced) -> bool:
-    """Say whether what an install displaced can go: nobody still writes to it.
-
-    Bytes that no generation has are kept in ``refused/`` and reported: an
-    editor that had the file open before the exchange wrote them afterwards.
-    """
-    record = displaced.record
-    points.reached("before_dispose")
-    try:
-        descriptor = parts.staging.open_stage(record.stage)
-    except FileNotFoundError:
-        return True
-    try:
-        # The lease says that no writer is left; an unchanged inode is the one
-        # that was verified, and need not be read again.
-        take_lease(descriptor)
-        found = os.fstat(descriptor)
-        if found.st_nlink > 1:
-            # Somebody gave it a second name meanwhile, and may yet write through it.
-            return False
-        if displaced.verified != looks(found) and not _is_known(parts, record, descriptor):
-            _keep(parts, record, descriptor)
-    except WriterPresent:
-        return False
-    finally:
-        os.close(descriptor)
-    points.reached("disposed")
-    return True
-
-
-def _is_known(parts: VolumeParts, record: InstallRow, descriptor: int) -> bool:
-    digest = digest_of_chunks(chunks_of(descriptor))
-    return digest == record.previous_digest or parts.sidecar.knows_digest(record.artifact, digest)
-
-
-def _keep(parts: VolumeParts, record: InstallRow, descriptor: int) -> None:
-    key = parts.sidecar.key_of(record.artifact) or ArtifactKey(b"unknown")
-    digest = digest_of_chunks(chunks_of(descriptor))
-    kept = parts.staging.refuse(record.stage, key, "outside", record.generation, digest)
-    _log.warning(
-        "%s: an outside editor wrote to a replaced file; its bytes are kept in %s",
-        os.fsdecode(key),
-        kept,
-    )
-
-
 def collect_orphans(parts: VolumeParts) -> None:
     """Clean up after dead processes, and sweep refusals that are too old."""
     # In this order: whatever is found in the first look belongs to a process
@@ -313,28 +168,4 @@ def collect_orphans(parts: VolumeParts) -> None:
         owner = name.split(".")[1] if name.count(".") > 1 else ""
         if owner not in alive and name not in needed:
             parts.staging.drop_object(name)
-    _sweep_refused(parts)
-    _prune_aged(parts)
-
-
-def _prune_aged(parts: VolumeParts) -> None:
-    before = time.time_ns() - parts.config.retention.days * _DAY_S * 10**9
-    database = parts.sidecar.database
-    if events.has_old(database, before) or meters.has_old(database, before):
-        with parts.gate.held(GATE_WAIT_S):
-            events.prune(database, before)
-            meters.fold(database, before)
-    while parts.sidecar.has_aged(before):
-        # In bites, with the gate free in between: writers never wait for it all.
-        with parts.gate.held(GATE_WAIT_S):
-            dropped = parts.sidecar.prune_aged(before, _PRUNED_AT_ONCE)
-        parts.dropped_objects.extend(name for name in dropped if name is not None)
-
-
-def _sweep_refused(parts: VolumeParts) -> None:
-    oldest = time.time() - parts.config.retention.refused_days * _DAY_S
-    for name in os.listdir(parts.staging.refused):
-        with contextlib.suppress(FileNotFoundError):
-            found = os.stat(name, dir_fd=parts.staging.refused, follow_symlinks=False)
-            if found.st_mtime < oldest:
-                os.unlink(name, dir_fd=parts.staging.refused)
+    sweep(parts)

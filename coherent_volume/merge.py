@@ -48,7 +48,6 @@ MERGE_BYTES_MAX = 8 << 20
 LINES_MAX = 100_000
 """Lines that each of the three contents may have."""
 
-_PAIRS_MAX = 400_000
 _BEGIN, _BASE, _MIDDLE, _END = b"<<<<<<< ", b"||||||| ", b"======= ", b">>>>>>> "
 
 
@@ -140,8 +139,8 @@ def three_way(base: bytes, head: bytes, mine: bytes) -> Merged:
     """What *base* becomes when the edits that made *head* and *mine* are both applied.
 
     Clean only if it would be seen a second time: merging *head* or *mine* into
-    the outcome is not clean, or changes nothing. Seconds for hundreds of
-    changes in tens of thousands of lines; what is too repetitive is given up.
+    the outcome is not clean, or changes nothing. A second or two for ten
+    thousand changes in a hundred thousand lines; what is too repetitive is given up.
     """
     refused = _unfit(base, head, mine)
     if refused is not None:
@@ -274,7 +273,7 @@ def _spans(
 
 
 def _changes(old: list[bytes], new: list[bytes]) -> list[Change]:
-    return list(changes(matching_blocks(old, new, _PAIRS_MAX)))
+    return list(changes(matching_blocks(old, new)))
 
 
 def _change(old: slice, new: slice) -> Change:
@@ -342,9 +341,14 @@ def _alike(
         for old, new in all_of_other:
             gone.update(old)
             come.update(new)
-        if any(Counter(old) <= gone and Counter(new) <= come for old, new in some):
+        if any(_within(old, gone) and _within(new, come) for old, new in some):
             return True
     return False
+
+
+def _within(lines: list[bytes], all_of_other: Counter[bytes]) -> bool:
+    """Whether all of *lines* are there. To compare two counters goes through the large one too."""
+    return all(all_of_other[line] >= count for line, count in Counter(lines).items())
 
 
 def _lines_changed(
@@ -374,7 +378,7 @@ class _Aligned:
     def _blocks(self, old: list[bytes], new: list[bytes]) -> list[Block]:
         pair = id(old), id(new)
         if pair not in self._found:
-            self._found[pair] = matching_blocks(old, new, _PAIRS_MAX)
+            self._found[pair] = matching_blocks(old, new)
         return self._found[pair]
 
 

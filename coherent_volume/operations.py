@@ -23,7 +23,7 @@ from coherent_volume.errors import (
     UsageError,
     printable,
 )
-from coherent_volume.files import chunks_of, read_exactly
+from coherent_volume.files import proven_chunks
 from coherent_volume.judgement import Expectation, Intent
 from coherent_volume.keeping import refused_label
 from coherent_volume.model import (
@@ -156,7 +156,7 @@ def rename(parts: VolumeParts, source: ArtifactKey, target: ArtifactKey) -> Comm
         base = seen
         if seen is not None and seen.digest == reading.seen.digest:
             base = reading.seen._replace(epoch=seen.epoch)
-        content = look.data if look.data is not None else chunks_of(look.descriptor)
+        content = look.data if look.data is not None else proven_chunks(source, look)
         arrival = Intent(target, "rename", content, Expectation.ABSENT, attributes_of=source)
         departure = Intent(source, "rename", None, Expectation.SEEN, base)
         return commit(parts, [departure, arrival])[1]
@@ -174,7 +174,7 @@ def append(parts: VolumeParts, key: ArtifactKey, data: bytes, retries: int = 64)
             if look.data is not None or not reading.exists:
                 content: bytes | Iterable[bytes] = (look.data or b"") + data
             else:
-                content = itertools.chain(chunks_of(look.descriptor), [data])
+                content = itertools.chain(proven_chunks(key, look), [data])
             intent = Intent(
                 key,
                 "append",
@@ -274,7 +274,7 @@ def content_now(parts: VolumeParts, key: ArtifactKey) -> tuple[Reading, bytes]:
     if reading.data is not None or not reading.exists:
         return reading, reading.data or b""
     with reading_open(parts, key) as (reading, look):
-        return reading, read_exactly(look.descriptor, look.stat.st_size)
+        return reading, b"".join(proven_chunks(key, look))
 
 
 def is_known(seen: SeenRow, known: Base) -> bool:

@@ -90,7 +90,7 @@ class VolumeParts:
     displaced: deque[Displaced] = field(default_factory=deque)
     unsynced_directories: set[bytes] = field(default_factory=set)
     flush_failed: bool = False
-    # Whether files must be flushed beside their directories; see maintenance.
+    # Whether files must be flushed beside their directories; see disposal.
     flushes_files: bool = False
     dropped_objects: deque[str] = field(default_factory=deque)
     # About how much this process has written to the log since its last checkpoint.
@@ -111,6 +111,8 @@ class VolumeParts:
     # What must end before the volume is closed, and be made whole in a forked child.
     on_close: list[Callable[[], None]] = field(default_factory=list)
     on_fork: list[Callable[[], None]] = field(default_factory=list)
+    # Keeps two threads from cleaning up at once; see disposal.
+    cleaning: threading.RLock = field(default_factory=threading.RLock)
     # Keeps two threads from announcing one process twice; reentrant for signal handlers.
     _announcing: threading.RLock = field(default_factory=threading.RLock)
     _turns: dict[str, FairLock] = field(default_factory=dict)
@@ -168,6 +170,7 @@ class VolumeParts:
         """After a fork, in the child: nothing inherited may speak for the parent."""
         self.presence = None
         self._announcing = threading.RLock()
+        self.cleaning = threading.RLock()
         self.staging.renew_token()
         self.session.become_child()
         self.displaced.clear()

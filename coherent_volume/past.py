@@ -85,6 +85,8 @@ def content_at(
     except GenerationNotKeptError:
         raise
     except NotFoundError:
+        if parts.sidecar.generation(artifact, generation) is None:  # pruned meanwhile
+            raise _not_kept(parts, key, parts.sidecar.artifact(key), generation) from None
         raise GenerationNotKeptError(
             f"the content of generation {generation} was too large to be kept, or was lost",
             path=shown(key),

@@ -1,9 +1,10 @@
 """Rebuilding a sidecar that cannot be opened: missing, garbage or damaged.
 
-Keeps the damaged files aside as evidence, makes a new sidecar of the same
-incarnation, and takes over every salvaged row that proves sound (artifacts by
-checksum, contents by digest). What the records lost, the files' own witnesses
-supply: the check that follows goes on counting above them, never below (I2).
+Keeps the damaged files aside as evidence, with the large contents that no sound
+row names, makes a new sidecar of the same incarnation, and takes over every
+salvaged row that proves sound (artifacts by checksum, contents by digest). What
+the records lost, the files' own witnesses supply: the check that follows goes on
+counting above them, never below (I2).
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from coherent_volume.sidecar import Sidecar
 
 __all__ = ["rebuild_sidecar"]
 
+_DIGEST, _OBJECT, _CONTENT = 6, 11, 12  # in a row of HISTORY_COLUMNS
 _DATABASE_FILES = ("sidecar.db", "sidecar.db-wal", "sidecar.db-shm")
 
 
@@ -45,7 +47,8 @@ def rebuild_sidecar(root: PathArgument) -> str:
         gate.held(GATE_WAIT_S),
     ):
         kept = _set_aside(directory)
-        artifacts, history = _sound(*repairs.salvage(os.path.join(kept, "sidecar.db")))
+        artifacts, history = _sound(*_salvaged(directory))
+        _keep_contents(directory, kept, {row[_OBJECT] for row in history})
         Sidecar.create(path, incarnation)
         sidecar = Sidecar(path, "power")
         try:
@@ -60,23 +63,53 @@ def _set_aside(directory: str) -> str:
     """Move the database files to a directory of their own; where they are now."""
     evidence = os.path.join(directory, "damaged")
     os.makedirs(evidence, mode=0o700, exist_ok=True)
-    taken = sorted(int(name) for name in os.listdir(evidence) if name.isdigit())
-    if taken and not os.path.exists(os.path.join(directory, "sidecar.db")):
+    taken = _taken(evidence)
+    # Also a log alone, of a database that was lost: it must be replayed neither
+    # into the new one nor into one that was set aside before.
+    left = [name for name in _DATABASE_FILES if os.path.exists(os.path.join(directory, name))]
+    if taken and not left:
         # A rebuild that was killed had set them aside already.
         return os.path.join(evidence, str(taken[-1]))
     kept = os.path.join(evidence, str(taken[-1] + 1 if taken else 1))
     os.mkdir(kept, mode=0o700)
-    for name in _DATABASE_FILES[::-1]:
+    for name in left[::-1]:
         with contextlib.suppress(FileNotFoundError):
             os.rename(os.path.join(directory, name), os.path.join(kept, name))
     return kept
+
+
+def _taken(evidence: str) -> list[int]:
+    return sorted(int(name) for name in os.listdir(evidence) if name.isdigit())
+
+
+def _salvaged(directory: str) -> tuple[list[Row], list[Row]]:
+    """What the database yields that was set aside last."""
+    evidence = os.path.join(directory, "damaged")
+    for number in reversed(_taken(evidence)):
+        path = os.path.join(evidence, str(number), "sidecar.db")
+        if os.path.exists(path):
+            return repairs.salvage(path)
+    return [], []
+
+
+def _keep_contents(directory: str, kept: str, named: set[str | None]) -> None:
+    """Move large contents that no restored row names to where the evidence is.
+
+    Before there is a new sidecar: the next visitor takes them for leftovers.
+    """
+    objects, kept = os.path.join(directory, "objects"), os.path.join(kept, "objects")
+    found = os.listdir(objects) if os.path.isdir(objects) else []
+    for name in sorted(set(found) - named):
+        os.makedirs(kept, mode=0o700, exist_ok=True)
+        with contextlib.suppress(FileNotFoundError):
+            os.rename(os.path.join(objects, name), os.path.join(kept, name))
 
 
 def _sound(artifacts: list[Row], history: list[Row]) -> tuple[list[Row], list[Row]]:
     """The rows that can be believed, each artifact with its current generation."""
     contents: dict[int, dict[int, Row]] = {}
     for row in history:
-        digest, stored, content = row[6], row[11], row[12]
+        digest, stored, content = row[_DIGEST], row[_OBJECT], row[_CONTENT]
         if stored is None and content is not None and digest_of(content) != digest:
             continue
         contents.setdefault(row[0], {})[row[1]] = row
@@ -86,7 +119,7 @@ def _sound(artifacts: list[Row], history: list[Row]) -> tuple[list[Row], list[Ro
         if artifact_checksum(path, generation, digest, size, epoch, boot) != checksum:
             continue
         current = contents.get(number, {}).get(generation)
-        if current is None or current[6] != digest:
+        if current is None or current[_DIGEST] != digest:
             continue
         kept_artifacts.append(row)
         kept_history += [r for g, r in sorted(contents[number].items()) if g <= generation]

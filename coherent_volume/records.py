@@ -67,6 +67,14 @@ class ArtifactRow(NamedTuple):
         return self.digest != ABSENT_DIGEST
 
 
+class Sweep(NamedTuple):
+    """A search for what is old: the time it was taken to be, and the machine's own."""
+
+    told_ns: int
+    boot: str
+    machine_ns: int
+
+
 class InstallRow(NamedTuple):
     """One install that is not yet known to be complete and cleaned up."""
 

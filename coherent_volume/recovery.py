@@ -24,7 +24,7 @@ from dataclasses import dataclass
 
 from coherent_volume import points
 from coherent_volume.attributes import Attributes, Witness
-from coherent_volume.errors import CoherenceError, DamagedError
+from coherent_volume.errors import CoherenceError, DamagedError, printable
 from coherent_volume.files import Look, look
 from coherent_volume.install import (
     Outcome,
@@ -159,7 +159,7 @@ def _continue_from_witness(
         )
     _log.warning(
         "%s: generations %d to %d were lost in a power loss; continuing from the file",
-        shown(key),
+        printable(shown(key)),
         known + 1,
         witness,
     )

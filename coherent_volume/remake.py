@@ -14,11 +14,11 @@ from collections.abc import Iterable, Iterator
 from coherent_volume import points
 from coherent_volume.attributes import Attributes
 from coherent_volume.digest import digest_of, digest_of_chunks
-from coherent_volume.errors import DamagedError, NotFoundError
+from coherent_volume.errors import DamagedError, NotFoundError, printable
 from coherent_volume.files import CHUNK, Look, chunks_of, look
 from coherent_volume.ground import flush_before_forgetting
 from coherent_volume.install import Outcome, install, install_row, previous_of, put_back
-from coherent_volume.model import ABSENT_DIGEST, ArtifactKey
+from coherent_volume.model import ABSENT_DIGEST, ArtifactKey, Digest
 from coherent_volume.parts import Displaced, VolumeParts
 from coherent_volume.paths import shown
 from coherent_volume.records import ArtifactRow, InstallRow
@@ -64,7 +64,7 @@ def _keep_aside(parts: VolumeParts, key: ArtifactKey, row: ArtifactRow, seen: Lo
     kept = parts.staging.keep(
         key, chunks_of(seen.descriptor), "power-loss", row.generation, seen.digest
     )
-    _log.warning("%s: bytes found after a power loss are kept in %s", shown(key), kept)
+    _log.warning("%s: bytes found after a power loss are kept in %s", printable(shown(key)), kept)
 
 
 def make_again(
@@ -85,7 +85,9 @@ def make_again(
         )
         parts.sidecar.replace_installs(installs, again)
         parts.displaced.extend(Displaced(i) for i in installs)
-        _log.warning("%s: generation %d was made visible again", shown(key), row.generation)
+        _log.warning(
+            "%s: generation %d was made visible again", printable(shown(key)), row.generation
+        )
         outcome = install(parts, key, again, seen)
     finally:
         seen.close()
@@ -109,21 +111,30 @@ def content_of(
     Raises NotFoundError when it is pruned, DamagedError when it is gone or differs.
     """
     found = parts.sidecar.content(artifact, generation)
-    if found is None:
-        raise NotFoundError(
-            f"generation {generation} is no longer kept", path=shown(key), generation=generation
-        )
-    content, stored, digest = found
-    if stored is None:
-        if digest not in (ABSENT_DIGEST, digest_of(content or b"")):
-            raise _damaged(key, generation)
-        return content or b""
-    try:
-        descriptor = parts.staging.open_object(stored)
-    except FileNotFoundError:
-        raise DamagedError(
-            f"the content of generation {generation} is missing from objects/", path=shown(key)
-        ) from None
+    while found is not None:
+        content, stored, digest = found
+        if stored is None:
+            if digest not in (ABSENT_DIGEST, digest_of(content or b"")):
+                raise _damaged(key, generation)
+            return content or b""
+        try:
+            descriptor = parts.staging.open_object(stored)
+        except FileNotFoundError:
+            # Retention may have overtaken us: the row goes first, then the object.
+            found = parts.sidecar.content(artifact, generation)
+            if found is not None and found[1] == stored:
+                raise DamagedError(
+                    f"the content of generation {generation} is missing from objects/",
+                    path=shown(key),
+                ) from None
+        else:
+            return _checked(descriptor, key, generation, digest)
+    raise NotFoundError(
+        f"generation {generation} is no longer kept", path=shown(key), generation=generation
+    )
+
+
+def _checked(descriptor: int, key: ArtifactKey, generation: int, digest: Digest) -> Iterator[bytes]:
     try:
         if digest_of_chunks(chunks_of(descriptor)) != digest:
             raise _damaged(key, generation)

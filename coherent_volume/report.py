@@ -46,7 +46,7 @@ from coherent_volume.records import EventRow, SeenRow
 
 __all__ = ["Refusal", "attach", "build", "explain", "note_refusal", "stored"]
 
-_TRIED_MAX = 1 << 20
+_TRIED_MAX = 512 << 10
 """Bytes of content up to which a report tries the merge: it must be made at once."""
 
 _WITHHELD = "Your content never came here: it was refused before it was written."
@@ -324,7 +324,7 @@ _MERGE_NOTES = {
     Verdict.NOTHING_PENDING: "No content of yours is pending.",
     Verdict.NOT_DERIVED: "It cannot be merged: it was not derived from a generation that you saw"
     " and still own.",
-    Verdict.UNKNOWN: f"Whether it would merge was not tried: more than {_TRIED_MAX >> 20} MiB.",
+    Verdict.UNKNOWN: f"Whether it would merge was not tried: more than {_TRIED_MAX >> 10} KiB.",
 }
 
 

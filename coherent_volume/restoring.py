@@ -48,6 +48,8 @@ __all__ = ["Progress", "moment_of", "restore", "restore_since", "undo"]
 
 Progress = Callable[[int, int], None]
 
+_CLOCK_TICK_NS = 10**9
+"""Times of files lag behind the clock by a tick of the kernel's; generous."""
 _TRIES = 8
 _BATCH = 64  # heads that are settled under one gate
 
@@ -164,7 +166,7 @@ def restore_since(
     Where another session has built on them or holds a lease, or the content is
     not kept, the artifact is left alone and reported. What editors left is adopted first.
     """
-    troubles = _adopt_pending(parts, progress)
+    troubles = _adopt_pending(parts, since if by == OUTSIDE else 0, progress)
     for tried in range(_TRIES):
         plan, left = _plan(parts, since, by, troubles)
         steps = tuple(step for step, _ in plan)
@@ -182,17 +184,26 @@ def restore_since(
     raise AssertionError("the last try returns or raises")  # pragma: no cover
 
 
-def _adopt_pending(parts: VolumeParts, progress: Progress | None) -> dict[ArtifactKey, str]:
-    """Let what editors left become generations; why some could not."""
+def _adopt_pending(
+    parts: VolumeParts, since: int, progress: Progress | None
+) -> dict[ArtifactKey, str]:
+    """Let what editors left become generations; which are to be left alone, and why.
+
+    An edit that nobody has looked at until this moment is as old as its file, and
+    not as its generation.
+    """
     known = parts.sidecar.keys()
     keys = [key for key in known if parts.globs.matches(key)]
     pending = []
+    troubles: dict[ArtifactKey, str] = {}
     for number, key in enumerate(keys):
         if progress is not None:
             progress(number, len(keys))
-        if _differs(parts, key):
+        edited = _edited(parts, key)
+        if edited is not None:
             pending.append(key)
-    troubles: dict[ArtifactKey, str] = {}
+            if 0 < edited < since - _CLOCK_TICK_NS:
+                troubles[key] = "the outside edit of it is older; it is a generation from here on"
     for start in range(0, len(pending), _BATCH):
         batch = pending[start : start + _BATCH]
         try:
@@ -211,15 +222,20 @@ def _settle(parts: VolumeParts, keys: Sequence[ArtifactKey]) -> None:
         pass
 
 
-def _differs(parts: VolumeParts, key: ArtifactKey) -> bool:
-    """Whether the visible file is not what the records say; in doubt, yes."""
+def _edited(parts: VolumeParts, key: ArtifactKey) -> int | None:
+    """When the visible file came to be what the records do not have; 0: not known.
+
+    None when it is what they say.
+    """
     try:
         found = look(parts.root.descriptor, key, keep=False, beside_writer=True)
     except (CoherenceError, OSError):
-        return True
+        return 0
     with closing(found):
         row = parts.sidecar.artifact(key)
-        return row is None or row.digest != found.digest
+        if row is not None and row.digest == found.digest:
+            return None
+        return max(found.stat.st_mtime_ns, found.stat.st_ctime_ns) if found.exists else 0
 
 
 def _plan(

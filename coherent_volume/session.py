@@ -49,6 +49,9 @@ _UNRECORDED_BYTES_MAX = 32 << 20
 def _named(name: object, rule: str) -> SessionInfo:
     if not isinstance(name, str) or not name.strip() or len(name) > _NAME_MAX or "\0" in name:
         raise UsageError(f"a session name has 1 to {_NAME_MAX} characters, none of them NUL")
+    if any("\ud800" <= c <= "\udfff" for c in name):
+        # What a byte that is no UTF-8 becomes; the records could not be written with it.
+        raise UsageError("a session name is text: UTF-8")
     if name == "outside":
         raise UsageError('"outside" is what foreign edits are called; choose another name')
     return SessionInfo(name, "named", rule)

@@ -12,10 +12,9 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 
-from coherent_volume import database_files
+from coherent_volume import database_files, install_records
 from coherent_volume.config import Retention
 from coherent_volume.database import Connection, Database, Row
-from coherent_volume.digest import row_checksum
 from coherent_volume.errors import DamagedError
 from coherent_volume.events import NEXT_SEQ
 from coherent_volume.ledger import Ledger
@@ -25,10 +24,9 @@ from coherent_volume.records import (
     ArtifactRow,
     InstallRow,
     LeaseRow,
-    Previous,
     Publication,
     SeenRow,
-    Staged,
+    Sweep,
     ViewRow,
     artifact_checksum,
 )
@@ -36,7 +34,7 @@ from coherent_volume.records import (
 __all__ = ["HISTORY_COLUMNS", "SCHEMA_VERSION", "Sidecar"]
 
 SCHEMA_VERSION = 1
-_DAY_NS = 86_400 * 10**9
+_SWEPT = "swept"
 _BATCH = 16
 """Generous bounds are enforced at every 16th commit of an artifact, in one go;
 smaller ones exactly, at every commit."""
@@ -54,12 +52,6 @@ _AGED = (
 HISTORY_COLUMNS = (
     "artifact, generation, base, kind, session, at, digest, size, companions, members, saw, object,"
     " content"
-)
-_INSTALL = (
-    "SELECT artifact, generation, stage, staged_inode, staged_mtime_ns, previous_inode,"
-    " previous_mtime_ns, previous_ctime_ns, previous_size, previous_digest, boot, started_ns,"
-    " checksum"
-    " FROM install"
 )
 
 
@@ -105,7 +97,21 @@ class Sidecar(Ledger):
         artifact = _artifact(key, row[:7])
         if row[7]:
             artifact = artifact._replace(leased=True)
-        return artifact, None if row[8] is None else _install(row[8:])
+        return artifact, None if row[8] is None else install_records.install_of(row[8:])
+
+    def last_sweep(self) -> Sweep | None:
+        """When what is old was looked for last; None for never."""
+        row = self.database.read_one("SELECT value FROM meta WHERE name=?", (_SWEPT,))
+        told, machine, boot = str(row[0]).split(" ", 2) if row else ("", "", "")
+        return Sweep(int(told), boot, int(machine)) if told.isdecimal() else None
+
+    def note_sweep(self, told_ns: int, boot: str, machine_ns: int) -> None:
+        """Gated: what is old was looked for at this moment."""
+        with self.database.transaction(durable=False) as connection:
+            connection.execute(
+                "INSERT OR REPLACE INTO meta VALUES (?, ?)",
+                (_SWEPT, f"{told_ns} {machine_ns} {boot}"),
+            )
 
     def has_aged(self, before: int) -> bool:
         """Whether past generations from before a moment are still kept."""
@@ -113,26 +119,37 @@ class Sidecar(Ledger):
 
     def installs(self, artifact: int) -> list[InstallRow]:
         """Gated: the installs of *artifact* that are not cleaned up, oldest first."""
-        rows = self.database.gated(f"{_INSTALL} WHERE artifact=? ORDER BY generation", (artifact,))
-        return [_install(row) for row in rows]
+        rows = self.database.gated(
+            f"{install_records.SELECT} WHERE artifact=? ORDER BY generation", (artifact,)
+        )
+        return [install_records.install_of(row) for row in rows]
 
     def all_installs(self) -> list[tuple[ArtifactKey, InstallRow]]:
         """Every install that is not cleaned up, with its artifact's key."""
         rows = self.database.read(
             "SELECT a.path, i.* FROM install i JOIN artifact a ON a.id = i.artifact"
         )
-        return [(ArtifactKey(row[0]), _install(row[1:])) for row in rows]
+        return [(ArtifactKey(row[0]), install_records.install_of(row[1:])) for row in rows]
+
+    def installs_at(self, stages: Sequence[str]) -> dict[str, int]:
+        """Gated: the generation of the newest install that each of *stages* serves."""
+        marks = ", ".join("?" * len(stages))
+        rows = self.database.gated(
+            f"SELECT stage, max(generation) FROM install WHERE stage IN ({marks}) GROUP BY stage",
+            tuple(stages),
+        )
+        return dict(rows)
 
     def forget_installs(self, installs: Sequence[InstallRow]) -> None:
         """Gated: these installs are complete, durable and cleaned up."""
         with self.database.transaction(durable=False) as connection:
-            _delete_installs(connection, installs)
+            install_records.delete(connection, installs)
 
     def replace_installs(self, installs: Sequence[InstallRow], new: InstallRow) -> None:
         """Gated: the current generation will be installed by *new* instead."""
         with self.database.transaction(durable=True) as connection:
-            _delete_installs(connection, installs)
-            _insert_install(connection, new)
+            install_records.delete(connection, installs)
+            install_records.insert(connection, new)
 
     # ── leases ───────────────────────────────────────────────────────────────
 
@@ -162,9 +179,9 @@ class Sidecar(Ledger):
                 seq = _insert_history(connection, publication, artifact, now, commit)
                 commit = (commit[0] or seq, commit[1])
                 if publication.settles is not None:
-                    _delete_installs(connection, [publication.settles])
+                    install_records.delete(connection, [publication.settles])
                 if publication.install is not None:
-                    _insert_install(connection, publication.install, artifact)
+                    install_records.insert(connection, publication.install, artifact)
                 if publication.observer is not None:
                     seen = SeenRow(
                         publication.generation,
@@ -175,15 +192,16 @@ class Sidecar(Ledger):
                 if publication.kind != "foreign":
                     # An outside edit may follow a commit that it raced, whose
                     # author must still be handed its content.
-                    dropped += _prune(connection, publication, artifact, now, retention)
+                    dropped += _prune(connection, publication, artifact, retention)
         return rows, dropped
 
     def prune_aged(self, before: int, most: int) -> list[str | None]:
         """Gated: drop up to *most* past generations from before a moment.
 
         Returns one entry for each that was dropped: its object's name, or None.
+        Flushed: a power loss must not bring back rows whose objects are gone.
         """
-        with self.database.transaction(durable=False) as connection:
+        with self.database.transaction(durable=True) as connection:
             rows = connection.execute(
                 f"DELETE FROM history WHERE seq IN ({_AGED}) RETURNING object", (before, most)
             ).fetchall()
@@ -234,22 +252,6 @@ def _artifact(key: ArtifactKey, row: Row) -> ArtifactRow:
     if artifact_checksum(key, generation, digest, size, epoch, boot) != checksum:
         raise DamagedError("the sidecar's record of this artifact is damaged", path=_shown(key))
     return ArtifactRow(number, key, generation, Digest(digest), size, epoch, boot)
-
-
-def _install(row: Row) -> InstallRow:
-    if row_checksum(repr(row[:12]).encode()) != row[12]:
-        # A flipped bit here could take our own displaced file for an outsider's.
-        raise DamagedError("the sidecar's record of an install is damaged")
-    return InstallRow(
-        artifact=row[0],
-        generation=row[1],
-        stage=row[2],
-        staged=None if row[3] is None else Staged(row[3], row[4]),
-        previous=None if row[5] is None else Previous(row[5], row[6], row[7], row[8]),
-        previous_digest=Digest(row[9]),
-        boot=row[10],
-        started_ns=row[11],
-    )
 
 
 def _shown(key: ArtifactKey) -> str:
@@ -338,33 +340,6 @@ def _insert_history(
     return int(inserted.lastrowid or 0)
 
 
-def _insert_install(connection: Connection, new: InstallRow, artifact: int | None = None) -> None:
-    staged = new.staged or (None, None)
-    previous = new.previous or (None, None, None, None)
-    fields = (
-        new.artifact if artifact is None else artifact,
-        new.generation,
-        new.stage,
-        *staged,
-        *previous,
-        bytes(new.previous_digest),
-        new.boot,
-        new.started_ns,
-    )
-    connection.execute(
-        "INSERT OR REPLACE INTO install VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-        (*fields, row_checksum(repr(fields).encode())),
-    )
-
-
-def _delete_installs(connection: Connection, installs: Sequence[InstallRow]) -> None:
-    # The stage too: a name may have been used again, for another install.
-    connection.executemany(
-        "DELETE FROM install WHERE artifact=? AND generation=? AND stage=?",
-        [(install.artifact, install.generation, install.stage) for install in installs],
-    )
-
-
 def _insert_observation(connection: Connection, session: str, artifact: int, seen: SeenRow) -> None:
     connection.execute(
         "INSERT OR REPLACE INTO observation VALUES (?, ?, ?, ?, ?)",
@@ -372,15 +347,16 @@ def _insert_observation(connection: Connection, session: str, artifact: int, see
     )
 
 
-def _prune(
-    connection: Connection, new: Publication, artifact: int, now: int, keep: Retention
-) -> list[str]:
-    """Drop past generations beyond the bounds; returns their objects' names."""
+def _prune(connection: Connection, new: Publication, artifact: int, keep: Retention) -> list[str]:
+    """Drop past generations beyond the bounds; returns their objects' names.
+
+    Those of number and size: what is too old is judged by a clock that was looked
+    at twice; see ageing.
+    """
     head = new.generation
     if keep.generations >= _BATCH and head % _BATCH and new.object is None:
         return []
     floor = head - keep.generations + 1
-    stale_before = now - keep.days * _DAY_NS
     budget = connection.execute(
         "SELECT generation, sum(size) OVER (ORDER BY generation DESC) AS total FROM history"
         " WHERE artifact=? ORDER BY generation DESC",
@@ -390,8 +366,8 @@ def _prune(
         if total > keep.megabytes << 20:
             floor = max(floor, generation + 1)
             break
-    doomed = "artifact=? AND generation<>? AND (generation<? OR at<?)"
-    values = (artifact, head, floor, stale_before)
+    doomed = "artifact=? AND generation<>? AND generation<?"
+    values = (artifact, head, floor)
     dropped = connection.execute(
         f"SELECT object FROM history WHERE {doomed} AND object IS NOT NULL", values
     ).fetchall()

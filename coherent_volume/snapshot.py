@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from coherent_volume.drafts import typed
-from coherent_volume.files import CHUNK, chunks_of
+from coherent_volume.files import CHUNK, proven_chunks
 from coherent_volume.gating import settled_heads
 from coherent_volume.judgement import Intent, judge_seen
 from coherent_volume.model import ArtifactKey
@@ -92,7 +92,7 @@ class Snapshot:
         while True:
             with reading_open(self._parts, member.key) as (reading, look):
                 if reading.seen.digest == found.seen.digest:
-                    yield look.data if look.data is not None else chunks_of(look.descriptor)
+                    yield look.data if look.data is not None else proven_chunks(member.key, look)
                     return
             self._judge([(member.key, found.seen)])
 

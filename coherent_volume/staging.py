@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import threading
 from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -62,14 +63,17 @@ class Staging(Keeping):
 
     def close(self) -> None:
         """Let go of the three directories; late use by another thread finds none."""
-        descriptors = (self.staging, self.objects, self.refused)
-        self.staging = self.objects = self.refused = -1
-        for descriptor in descriptors:
-            os.close(descriptor)
+        with self.renewing:
+            descriptors = (self.staging, self.objects, self.refused)
+            self.staging = self.objects = self.refused = -1
+            for descriptor in descriptors:
+                with contextlib.suppress(OSError):  # the others are closed all the same
+                    os.close(descriptor)
 
     def renew_token(self) -> None:
         """Take a new token, in a forked child; the spares are the parent's."""
         self._spares.clear()
+        self.renewing = threading.RLock()
         self.token = os.urandom(8).hex()
 
     # ── staging ──────────────────────────────────────────────────────────────
@@ -125,8 +129,11 @@ class Staging(Keeping):
 
     def _new_stage(self, attributes: Attributes | None) -> tuple[str, int]:
         """An empty staged file of ours: a spare one, or a new one."""
-        while self._spares and attributes is not None:
-            name, expected = self._spares.popleft()
+        while attributes is not None:
+            try:
+                name, expected = self._spares.popleft()
+            except IndexError:
+                break  # none; or another thread took the last one
             descriptor = self._reuse(name, expected)
             if descriptor >= 0:
                 return name, descriptor
@@ -142,7 +149,9 @@ class Staging(Keeping):
         """
         descriptor = -1
         try:
-            descriptor = opened(name, os.O_RDWR, 0, self.staging)
+            # Somebody who reads it may have a lease: an open that waits for its end
+            # could wait most of a minute, and every fork of this process with it.
+            descriptor = opened(name, os.O_RDWR | os.O_NONBLOCK, 0, self.staging)
             if sole_opener(descriptor) and looks(os.fstat(descriptor)) == expected:
                 for attribute in os.listxattr(descriptor):
                     os.removexattr(descriptor, attribute)

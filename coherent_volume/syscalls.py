@@ -16,6 +16,7 @@ __all__ = [
     "BENEATH",
     "RENAME_EXCHANGE",
     "RENAME_NOREPLACE",
+    "crosses_mount",
     "filesystem_magic",
     "openat2",
     "renameat2",
@@ -26,6 +27,7 @@ RENAME_NOREPLACE = 1
 RENAME_EXCHANGE = 2
 
 _SYS_OPENAT2 = 437  # the same number on every architecture that Python runs on
+_RESOLVE_NO_XDEV = 0x01
 _RESOLVE_NO_MAGICLINKS = 0x02
 _RESOLVE_NO_SYMLINKS = 0x04
 _RESOLVE_BENEATH = 0x08
@@ -90,6 +92,23 @@ def openat2(directory: int, path: bytes, flags: int) -> int:
             # Old kernels lack it, and some sandboxes answer EPERM for it.
             return walk_beneath(directory, path, flags)
         raise OSError(number, os.strerror(number), os.fsdecode(path))
+
+
+def crosses_mount(directory: int, path: bytes) -> bool:
+    """Whether *path* below *directory*, or its directory, lies in another mount.
+
+    Also a bind mount of the same file system: nothing can be renamed across it,
+    and nothing over a file that is one. False where the kernel cannot tell.
+    """
+    flags = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
+    how = struct.pack("=QQQ", flags, 0, BENEATH | _RESOLVE_NO_XDEV)
+    descriptor: int = _syscall(_SYS_OPENAT2, directory, path, how, len(how))
+    if descriptor >= 0:
+        os.close(descriptor)
+        return False
+    if ctypes.get_errno() == errno.ENOENT and b"/" in path:
+        return crosses_mount(directory, path.rpartition(b"/")[0])
+    return ctypes.get_errno() == errno.EXDEV
 
 
 def walk_beneath(directory: int, path: bytes, flags: int) -> int:

@@ -32,7 +32,7 @@ from collections.abc import Iterator, Sequence
 from coherent_volume.addresses import Addresses
 from coherent_volume.answers import FeedEntry
 from coherent_volume.cache import ContentCache, Entry
-from coherent_volume.errors import CoherenceError
+from coherent_volume.errors import CoherenceError, printable
 from coherent_volume.files import Fingerprint
 from coherent_volume.listening import Listener
 from coherent_volume.model import ArtifactKey
@@ -282,7 +282,8 @@ class TrustedCopies(ContentCache):
         try:
             reading = read(self._parts, key)
         except (CoherenceError, OSError) as error:
-            _log.debug("%s was not fetched: %s", shown(key), error)  # its reader is told
+            # Whoever reads it is told.
+            _log.debug("%s was not fetched: %s", printable(shown(key)), error)
             return
         data, copy = reading.data, self._copies.get(key)
         if data is None or not reading.exists or copy is None or key in self._parts.leased_keys:

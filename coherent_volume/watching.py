@@ -22,7 +22,7 @@ from typing import Protocol, Self
 
 from coherent_volume import feed
 from coherent_volume.answers import FeedEntry
-from coherent_volume.errors import BusyError, CoherenceError, UsageError
+from coherent_volume.errors import BusyError, CoherenceError, UsageError, printable
 from coherent_volume.globs import NEVER_MANAGED, ManagedGlobs
 from coherent_volume.model import ArtifactKey
 from coherent_volume.parts import VolumeParts
@@ -267,7 +267,7 @@ class Hub:
                     self._pending.setdefault(key, pending)
         except (CoherenceError, OSError) as error:
             # Whoever reads the file is told; a watch has nobody to tell.
-            _log.debug("%s was not adopted: %s", shown(key), error)
+            _log.debug("%s was not adopted: %s", printable(shown(key)), error)
 
 
 def _is_temporary(key: ArtifactKey) -> bool:

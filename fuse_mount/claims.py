@@ -9,9 +9,10 @@ from __future__ import annotations
 import time
 from typing import NamedTuple
 
+from coherent_volume.files import RACY_NS
 from coherent_volume.judgement import Expectation
 from coherent_volume.model import ArtifactKey
-from coherent_volume.parts import VolumeParts
+from coherent_volume.parts import VolumeParts, now_ns
 from coherent_volume.reading import read, reading_open
 from coherent_volume.records import OUTSIDE, SeenRow
 from fuse_mount.credit import Credit
@@ -33,6 +34,8 @@ class Claim(NamedTuple):
     by_content: SeenRow | None = None
 
 
+_STEP_NS = 20_000_000
+
 OVERWRITE = Claim(None, Expectation.ANYTHING)
 
 
@@ -44,7 +47,10 @@ class Claims:
         self._credit = credit
         newest = parts.sidecar.history(None, 1)
         self._start_seq = newest[0].seq if newest else 0
-        self._start_ns = time.time_ns()
+        # Files have the time of the last tick: an edit right after the start may look older.
+        self._start_ns = time.time_ns() - RACY_NS
+        self._ahead = _ahead_ns()
+        self._was_set = False
         # When this session itself last changed a file's mode or times: that is
         # no edit, but it moves the file's own record of a change.
         self._own_changes: dict[ArtifactKey, int] = {}
@@ -75,7 +81,19 @@ class Claims:
 
     def _is_older(self, key: ArtifactKey, ctime_ns: int) -> bool:
         """Whether a file changed last then was not changed by others since the start."""
-        return ctime_ns <= self._start_ns or self._own_changes.get(key) == ctime_ns
+        if self._own_changes.get(key) == ctime_ns:
+            return True
+        self.watch_clock()
+        return ctime_ns <= self._start_ns and not self._was_set
+
+    def watch_clock(self) -> None:
+        """Look whether somebody has set the clock: then no file's time says what came first.
+
+        Once it was set it counts as set: it may have been set back and forth again.
+        """
+        least, most = _ahead_ns()
+        if least > self._ahead[1] + _STEP_NS or most < self._ahead[0] - _STEP_NS:
+            self._was_set = True
 
     def note_change(self, key: ArtifactKey, before_ns: int, after_ns: int) -> None:
         """The session changed mode, owner or times of the file of *key*."""
@@ -104,3 +122,13 @@ class Claims:
         if not known:
             return None
         return SeenRow(known[0].generation, known[0].digest, row.epoch)
+
+
+def _ahead_ns() -> tuple[int, int]:
+    """How far the clock that can be set is ahead of the one that cannot: least, most.
+
+    Two bounds, because on a busy machine much time may pass between two looks.
+    """
+    before = now_ns()
+    shown_ns = time.time_ns()
+    return shown_ns - now_ns(), shown_ns - before

@@ -22,9 +22,10 @@ from coherent_volume.errors import CoherenceError, UnavailableError
 from coherent_volume.gating import remember_all
 from coherent_volume.locks import GATE_WAIT_S
 from coherent_volume.model import ArtifactKey
-from coherent_volume.parts import VolumeParts
+from coherent_volume.parts import VolumeParts, now_ns
 from coherent_volume.reading import Reading, read
 from coherent_volume.records import SeenRow, ViewRow
+from fuse_mount.processes import start_of
 
 __all__ = ["Credit", "Standing"]
 
@@ -50,6 +51,14 @@ class _Opened(NamedTuple):
     at: float
 
 
+class _Process(NamedTuple):
+    """One process, under its number, which may be another's after it."""
+
+    since: int
+    """When its first open was noted: a process that began later is another one."""
+    opened: dict[ArtifactKey, _Opened]
+
+
 class Standing(NamedTuple):
     """What a process's save of an artifact rests on.
 
@@ -72,7 +81,7 @@ class Credit:
         self._unwritten: deque[tuple[ArtifactKey, _Read]] = deque()
         # What each process itself opened last: two processes of one session
         # must not lose each other's work either.
-        self._last: dict[int, dict[ArtifactKey, _Opened]] = {}
+        self._last: dict[int, _Process] = {}
         self._opens, self._opens_max = 0, _OPENS_MAX
 
     def note_read(
@@ -92,7 +101,8 @@ class Credit:
 
     def is_behind(self, key: ArtifactKey, process: int, base: SeenRow | None) -> bool:
         """Whether what *process* itself opened last is older than *base*."""
-        last = self._opened_last(key, process)
+        with self._lock:
+            last = self._opened_last(key, process)
         return (
             base is not None and last is not None and self._known(last).generation < base.generation
         )
@@ -117,8 +127,16 @@ class Credit:
                 self._opened(key, process, seen, made=True)
 
     def _opened_last(self, key: ArtifactKey, process: int) -> _Opened | None:
-        opened = self._last.get(process)
-        return None if opened is None else opened.get(key)
+        found = self._opens_of(process)
+        return None if found is None else found.opened.get(key)
+
+    def _opens_of(self, process: int) -> _Process | None:
+        """What *process* opened; under the lock."""
+        found = self._last.get(process)
+        if found is not None and start_of(process) > found.since:
+            del self._last[process]  # of a program that had the number before
+            return None
+        return found
 
     def _opened(self, key: ArtifactKey, process: int, seen: SeenRow, *, made: bool = False) -> None:
         last = None if made else self._opened_last(key, process)
@@ -127,16 +145,19 @@ class Credit:
             before = self._known(last)
         elif last is not None and self._is_young(last):
             return  # it is as young as it was
-        self._last.setdefault(process, {})[key] = _Opened(before, seen, time.monotonic())
+        found = self._opens_of(process)
+        if found is None:
+            found = self._last[process] = _Process(now_ns(), {})
+        found.opened[key] = _Opened(before, seen, time.monotonic())
         self._opens += 1
         if self._opens > self._opens_max:
             # Nothing of a process that lives: it may save what it read hours ago.
             self._last = {
-                each: opened
-                for each, opened in self._last.items()
+                each: found
+                for each, found in self._last.items()
                 if each == process or os.path.exists(f"/proc/{each}")
             }
-            self._opens = sum(map(len, self._last.values()))
+            self._opens = sum(len(found.opened) for found in self._last.values())
             self._opens_max = max(_OPENS_MAX, 2 * self._opens)
 
     def _is_young(self, last: _Opened) -> bool:
@@ -150,10 +171,10 @@ class Credit:
         """A save of *key* was refused: reads younger than the window count for nothing."""
         with self._lock:
             self._young.pop(key, None)
-            for opened in self._last.values():
-                last = opened.get(key)
+            for found in self._last.values():
+                last = found.opened.get(key)
                 if last is not None and last.before is not None and self._is_young(last):
-                    opened[key] = _Opened(None, last.before, last.at)
+                    found.opened[key] = _Opened(None, last.before, last.at)
 
     def standing(self, key: ArtifactKey, process: int) -> Standing:
         """What a save of *key* by *process* rests on, at this moment."""

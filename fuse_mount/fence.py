@@ -13,12 +13,11 @@ import contextlib
 import errno
 import logging
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from coherent_volume import operations
 from coherent_volume.commit import commit
-from coherent_volume.digest import digest_of
 from coherent_volume.errors import (
     CoherenceError,
     ConflictError,
@@ -27,7 +26,7 @@ from coherent_volume.errors import (
     StaleGenerationError,
     UnavailableError,
     UsageError,
-    from_os_error,
+    printable,
 )
 from coherent_volume.files import Fingerprint, drop_lease
 from coherent_volume.gating import settled_heads
@@ -46,7 +45,9 @@ from coherent_volume.report import Refusal, explain, stored
 from fuse_mount.claims import OVERWRITE, Claim, Claims
 from fuse_mount.credit import Credit
 from fuse_mount.errnos import errno_of
+from fuse_mount.keeping import Content, copy_to_refused, keep_by
 from fuse_mount.nodes import no_such
+from fuse_mount.outcomes import before_commit
 from fuse_mount.reasons import Reasons
 
 __all__ = ["PATH_MAX", "Fence", "Options", "seen_of"]
@@ -54,8 +55,6 @@ __all__ = ["PATH_MAX", "Fence", "Options", "seen_of"]
 _log = logging.getLogger("coherent_volume")
 _MANAGED_MAX = 100_000
 PATH_MAX = 4096
-
-Content = bytes | Iterable[bytes]
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +132,7 @@ class Fence:
             self.reasons.note(key, operation, error)
             self.credit.void(key)
         else:
-            _log.info("%s: %s", shown(key), error)
+            _log.info("%s: %s", printable(shown(key)), error)
         return no_such(number)
 
     def _explain(
@@ -221,18 +220,20 @@ class Fence:
         *,
         process: int = 0,
         attributes_of: ArtifactKey | None = None,
+        keep: Callable[[], str] | None = None,
     ) -> Commit:
-        """Make *content* the next generation of *key*, or refuse and keep it."""
+        """Make *content* the next generation of *key*, or refuse and keep it.
+
+        *keep* moves it to ``refused/``; without, it is copied there.
+        """
         try:
-            done = self._saved(key, claim, content, operation, attributes_of)
+            with before_commit(key, operation):
+                done = self._saved(key, claim, content, operation, attributes_of)
         except CoherenceError as error:
-            if not isinstance(error, ConflictError):
-                self._keep(key, claim, content(), error)
+            keep_by(
+                keep or (lambda: copy_to_refused(self.parts, key, claim.base, content)), key, error
+            )
             raise self.refusal(key, operation, error, claim) from error
-        except OSError as error:
-            raise self.refusal(
-                key, operation, from_os_error(error, shown(key), operation)
-            ) from error
         self._committed(key, done, process, renews=not done.merged)
         return done
 
@@ -289,12 +290,24 @@ class Fence:
         old = content_seen(self.parts, key, base, MERGE_BYTES_MAX).data
         return old is not None and keeps_every_hunk(old, data, pending)
 
-    def append(self, key: ArtifactKey, data: bytes, process: int) -> Commit:
-        """Add *data* at the end, whatever is there; nobody's work can be lost by it."""
+    def append(
+        self,
+        key: ArtifactKey,
+        claim: Claim,
+        data: Callable[[], bytes],
+        keep: Callable[[], str],
+        process: int,
+    ) -> Commit:
+        """Add *data* at the end, whatever is there; nobody's work can be lost by it.
+
+        *keep* moves what cannot be added to ``refused/``.
+        """
         try:
-            done = operations.append(self.parts, key, data)
+            with before_commit(key, "append"):
+                done = operations.append(self.parts, key, data())
         except CoherenceError as error:
-            raise self.refusal(key, "append", error) from error
+            keep_by(keep, key, error)
+            raise self.refusal(key, "append", error, claim) from error
         self._committed(key, done, process, renews=False)
         self.credit.note_appended(key, done.base, seen_of(done), process)
         return done
@@ -317,19 +330,25 @@ class Fence:
         self._nudge()
         return []
 
-    def swap(self, intents: list[tuple[ArtifactKey, Claim, bytes, ArtifactKey]]) -> None:
-        """Commit several contents as one: all or none."""
+    def swap(
+        self,
+        intents: Sequence[tuple[ArtifactKey, Claim, Content, ArtifactKey | None]],
+        process: int,
+    ) -> dict[ArtifactKey, SeenRow]:
+        """Commit several contents as one: all or none; what whoever did it has seen with it."""
         wanted = [
             Intent(key, "rename", data, claim.expectation, claim.base, attributes_of=source)
             for key, claim, data, source in intents
         ]
         try:
-            commit(self.parts, wanted)
+            commits = commit(self.parts, wanted)
         except CoherenceError as error:
             for key, *_ in intents:
                 self.known.pop(key, None)
             raise self.refusal(intents[0][0], "rename", error) from error
-        self._nudge()
+        for intent, done in zip(wanted, commits, strict=True):
+            self._committed(intent.key, done, process)
+        return {each.key: seen_of(done) for each, done in zip(wanted, commits, strict=True)}
 
     def _committed(
         self, key: ArtifactKey, done: Commit, process: int, *, renews: bool = True
@@ -340,30 +359,12 @@ class Fence:
         self._nudge()
 
     def keep_aside(
-        self, key: ArtifactKey, claim: Claim, content: Content, error: CoherenceError
+        self, key: ArtifactKey, claim: Claim, keep: Callable[[], str], error: ConflictError
     ) -> None:
-        """Keep content that will not be saved, and note why."""
-        self._keep(key, claim, content, error)
-        if isinstance(error, ConflictError):
-            self._explain(key, "write", error, claim)
+        """Keep content that will not be saved, by *keep*, and note why."""
+        keep_by(keep, key, error)
+        self._explain(key, "write", error, claim)
         self.reasons.note(key, "write", error)
-
-    def _keep(
-        self, key: ArtifactKey, claim: Claim, content: Content, error: CoherenceError
-    ) -> None:
-        """Keep what could not be saved for a reason other than a conflict."""
-        base = claim.base.generation if claim.base else None
-        try:
-            if not isinstance(content, bytes):
-                content = b"".join(content)
-            name = self.parts.staging.keep(
-                key, content, self.parts.session.name, base, digest_of(content)
-            )
-        except OSError as trouble:
-            _log.warning("%s: unsaved content could not be kept: %s", shown(key), trouble)
-            return
-        error.advice = f"{error.advice}\nYour content is kept in {name}"
-        error.fields["kept"] = name
 
     # ── reading ──────────────────────────────────────────────────────────────
 

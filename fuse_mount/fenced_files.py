@@ -1,6 +1,6 @@
-"""Fenced files: opening, writing and closing artifacts.
+"""Fenced files: opening artifacts.
 
-Owns what becomes of a save in place. An open for writing is judged at once and
+Owns the beginning of a save in place. An open for writing is judged at once and
 gets a working copy; what is written goes there; the flush of a dirty handle
 commits it. A reader gets the generation that is current, keeps it, and is
 credited with it.
@@ -12,49 +12,31 @@ credited with it.
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import os
 import stat
-import time
-from collections.abc import Iterator
-from dataclasses import dataclass
 
-from coherent_volume.digest import digest_of
 from coherent_volume.errors import (
     CoherenceError,
-    StaleGenerationError,
 )
-from coherent_volume.files import read_exactly
-from coherent_volume.model import ArtifactKey, Digest
-from coherent_volume.paths import shown
+from coherent_volume.model import Digest
 from fuse_mount.claims import OVERWRITE, Claim
-from fuse_mount.fence import seen_of
-from fuse_mount.fenced_reading import FencedReading
+from fuse_mount.fenced_writing import FencedWriting, Late
 from fuse_mount.handles import Handle
 from fuse_mount.managed import State
 from fuse_mount.nodes import Node, no_such
-from fuse_mount.processes import keeps_writable, process_of
+from fuse_mount.processes import process_of
 from fuse_mount.protocol import Entry
 from fuse_mount.tree import Caller
 from fuse_mount.working import WorkingCopy
 
 __all__ = ["FencedFiles", "Late"]
 
-
-@dataclass(slots=True)
-class Late:
-    """A file that was renamed onto an artifact while it was open for writing.
-
-    ``saved`` is the digest of what was saved of it last; all its open files share one.
-    """
-
-    key: ArtifactKey
-    claim: Claim
-    saved: Digest
+_NOBODYS = Digest(bytes(32))
+"""The digest of no content."""
 
 
-class FencedFiles(FencedReading):
+class FencedFiles(FencedWriting):
     """Open files of artifacts."""
 
     # ── opening ──────────────────────────────────────────────────────────────
@@ -99,19 +81,23 @@ class FencedFiles(FencedReading):
         if appends and flags & os.O_ACCMODE == os.O_WRONLY:
             # Whoever only adds at the end overwrites nobody.
             with self.fence.admitted(state.key, OVERWRITE, "open") as head:
-                copy = self.new_copy(state.key, claim, parent)
-                self.copies.fill(copy, head.look.descriptor)
+                copy = self._filled(state, claim, parent, head.look.descriptor)
                 copy.grows_only = True
         else:
             with self.fence.admitted(state.key, claim, "open") as head:
                 if not head.look.exists:
                     raise no_such(errno.ESTALE)
-                copy = self.new_copy(state.key, claim, parent)
-                self.copies.fill(copy, head.look.descriptor)
+                copy = self._filled(state, claim, parent, head.look.descriptor)
         if copy.looked is not None:
             copy.shown_inode = self.faces.number(copy.looked[0])
         state.copy = copy
         copy.prepare(caller.pid)
+        return copy
+
+    def _filled(self, state: State, claim: Claim, parent: Node | None, source: int) -> WorkingCopy:
+        copy = self.new_copy(state.key, claim, parent)
+        with self.discarded_if_failing(state, copy):
+            self.copies.fill(copy, source)
         return copy
 
     def _open_copy(self, caller: Caller, node: Node, copy: WorkingCopy, flags: int) -> int:
@@ -119,32 +105,43 @@ class FencedFiles(FencedReading):
         with state.lock:
             if copy.discarded or copy.descriptor < 0:
                 raise self._asked(state, caller, node.parent, flags)
-            mode = flags & (os.O_ACCMODE | os.O_APPEND)
+            # Never for appending: the pages of a mapping are written where they belong.
+            mode = flags & os.O_ACCMODE
             descriptor = os.open(b"/proc/self/fd/%d" % copy.descriptor, mode | os.O_CLOEXEC)
             self.spare(descriptor)
-            writable = flags & os.O_ACCMODE != os.O_RDONLY
             process, _ = process_of(caller.pid)
-            credit, base = self.fence.credit, copy.claim.base
-            if not writable:
-                credit.note_opened(copy.key, process, base)
-            # Of a new file: whatever was there before is gone, and was judged then.
-            elif not (flags & os.O_APPEND or copy.is_new) and credit.is_behind(
-                copy.key, process, base
-            ):
+            try:
+                self._begin(copy, descriptor, flags, process)
+            except BaseException:
                 os.close(descriptor)
-                raise self._two_programs(copy, "open", "saved")
-            if flags & os.O_TRUNC:
-                os.ftruncate(descriptor, 0)
-                copy.dirty, copy.has_data, copy.writer = True, False, 0
-            if writable and not flags & os.O_APPEND:
-                copy.grows_only = False
-            if writable:
-                copy.opener = process
+                raise
             copy.handles += 1
             copy.arrived(caller.pid)
             state.empty_due = 0.0
             handle = Handle(node, descriptor, flags, process, copy, copy.version)
             return self.keep_handle(handle)
+
+    def _begin(self, copy: WorkingCopy, descriptor: int, flags: int, process: int) -> None:
+        """Judge an open of *copy* by *process*, and do what it does by itself."""
+        writable = flags & os.O_ACCMODE != os.O_RDONLY
+        credit, base = self.fence.credit, copy.claim.base
+        if not writable:
+            seen = base
+            if base is not None and copy.dirty and not copy.is_new and self.others(copy, process):
+                # Half of another program's save is no generation: whatever is derived from
+                # it must not replace the one that the copy was made from.
+                seen = base._replace(generation=base.generation - 1, digest=_NOBODYS)
+            credit.note_opened(copy.key, process, seen)
+        # Of a new file: whatever was there before is gone, and was judged then.
+        elif not (flags & os.O_APPEND or copy.is_new) and credit.is_behind(copy.key, process, base):
+            raise self._two_programs(copy, "open", "saved")
+        if flags & os.O_TRUNC:
+            os.ftruncate(descriptor, 0)
+            copy.dirty, copy.has_data, copy.writer = True, False, 0
+        if writable and not flags & os.O_APPEND:
+            copy.grows_only = False
+        if writable:
+            copy.opener = process
 
     def _asked(self, state: State, caller: Caller, parent: Node | None, flags: int) -> OSError:
         """Have the kernel look the name up again, which it does once: it must find a copy."""
@@ -169,186 +166,30 @@ class FencedFiles(FencedReading):
                 raise self._asked(state, caller, parent, flags)
             copy = self._new_file(state, caller, parent, mode)
             copy.grows_only = bool(flags & os.O_APPEND)
-            entry = self.copy_entry(copy)
-            try:
-                return entry, self._open_copy(caller, self.nodes.get(entry.node), copy, flags)
-            except BaseException:
-                self.discard(state, copy)
-                raise
+            state.replaces = state.deleted is not None
+            with self.discarded_if_failing(state, copy):
+                entry = self.copy_entry(copy)
+                try:
+                    return entry, self._open_copy(caller, self.nodes.get(entry.node), copy, flags)
+                except BaseException:
+                    self.nodes.forget(entry.node, 1)  # the kernel never hears of it
+                    raise
 
     def _new_file(self, state: State, caller: Caller, parent: Node, mode: int) -> WorkingCopy:
         if state.deleted is not None:
-            claim, state.replaces = state.deleted.claim, True
+            claim = state.deleted.claim
         else:
             try:
                 claim = self.fence.claims.absence(state.key)
             except CoherenceError as error:
                 raise self.fence.refusal(state.key, "create", error) from error
         copy = self.new_copy(state.key, claim, parent)
-        above = os.fstat(self.nodes.descriptor(parent))
-        group = above.st_gid if above.st_mode & stat.S_ISGID else caller.gid
-        path = b"/proc/self/fd/%d" % copy.descriptor
-        self.give(path, os.fstat(copy.descriptor), caller._replace(gid=group), mode)
+        with self.discarded_if_failing(state, copy):
+            above = os.fstat(self.nodes.descriptor(parent))
+            group = above.st_gid if above.st_mode & stat.S_ISGID else caller.gid
+            path = b"/proc/self/fd/%d" % copy.descriptor
+            self.give(path, os.fstat(copy.descriptor), caller._replace(gid=group), mode)
         copy.is_new = True
         copy.changed(data=False)
         state.copy = copy
         return copy
-
-    # ── writing ──────────────────────────────────────────────────────────────
-
-    def write(self, caller: Caller, number: int, offset: int, data: memoryview) -> int:
-        """Write to an open file; to a working copy only while it may still be committed."""
-        del caller
-        handle = self.handle(number)
-        with self.writing(handle):
-            return os.pwrite(handle.descriptor, data, offset)
-
-    @contextlib.contextmanager
-    def writing(self, handle: Handle) -> Iterator[None]:
-        """Write to *handle* in the block: no commit falls between the write and its note."""
-        copy = handle.extra
-        lock = self.state(copy.key).lock if isinstance(copy, WorkingCopy) else None
-        with lock or contextlib.nullcontext():
-            self.about_to_write(handle)
-            yield
-            self.has_written(handle)
-
-    def about_to_write(self, handle: Handle) -> None:
-        """Refuse a write through an older handle, before it does anything."""
-        copy = handle.extra
-        if not isinstance(copy, WorkingCopy):
-            return
-        if copy.dirty and copy.writer == handle.opener and not copy.discarded:
-            return
-        state = self.state(copy.key)
-        with state.lock:
-            if copy.refused:
-                raise no_such(self.fence.options.refused_errno)
-            if copy.discarded:
-                return  # removed or replaced by the session itself: as any unlinked file
-            if not handle.flags & os.O_APPEND:
-                self._refuse_two_writers(copy, handle)
-            copy.writer = handle.opener
-            if copy.dirty:
-                return
-            if copy.looked != self.looked(copy.key) and not copy.grows_only:
-                try:
-                    with self.fence.admitted(copy.key, copy.claim, "write"):
-                        pass
-                except OSError:
-                    self.discard(state, copy, refused=True)
-                    raise
-            if state.copy is None:
-                state.copy = copy
-
-    def _refuse_two_writers(self, copy: WorkingCopy, handle: Handle) -> None:
-        """Two programs of one session must not lose each other's work either."""
-        if handle.version == copy.version and copy.writer in (0, handle.opener):
-            return
-        what = "saved" if handle.version != copy.version else "is writing"
-        raise self._two_programs(copy, "write", what)
-
-    def _two_programs(self, copy: WorkingCopy, operation: str, what: str) -> OSError:
-        base = copy.claim.base.generation if copy.claim.base else 0
-        error = StaleGenerationError(
-            f"another program of this session {what} it since this one opened it",
-            path=shown(copy.key),
-            base=base,
-            current=base,
-            by=self.fence.parts.session.name,
-        )
-        return self.fence.refusal(copy.key, operation, error, copy.claim)
-
-    def replaced(self, state: State, copy: WorkingCopy, process: int) -> None:
-        """Another file took the copy's place; an unfinished save of another program is kept."""
-        if copy.dirty and copy.has_data and copy.writer not in (0, process):
-            error = StaleGenerationError(
-                "another program of this session replaced it during the save",
-                path=shown(copy.key),
-                by=self.fence.parts.session.name,
-            )
-            self.fence.keep_aside(copy.key, copy.claim, copy.content(), error)
-            self.discard(state, copy, refused=True)
-        else:
-            self.discard(state, copy)
-
-    def has_written(self, handle: Handle) -> None:
-        """Note that there is something to commit."""
-        extra = handle.extra
-        if isinstance(extra, WorkingCopy) and not extra.discarded:
-            extra.changed(data=True)
-
-    def fallocate(self, caller: Caller, number: int, mode: int, offset: int, length: int) -> None:
-        """Allocate, punch or zero a range."""
-        with self.writing(self.handle(number)):
-            super().fallocate(caller, number, mode, offset, length)
-
-    def copy_range(
-        self, caller: Caller, source: tuple[int, int], target: tuple[int, int], size: int
-    ) -> int:
-        """Copy from (handle, offset) to (handle, offset); how many bytes."""
-        with self.writing(self.handle(target[0])):
-            return super().copy_range(caller, source, target, size)
-
-    # ── closing ──────────────────────────────────────────────────────────────
-
-    def flush(self, caller: Caller, number: int) -> None:  # noqa: ARG002
-        """A descriptor was closed: a complete save is committed, and told if refused."""
-        handle = self.handle(number)
-        copy = handle.extra
-        if isinstance(copy, Late):
-            self._flush_late(handle, copy)
-        if not isinstance(copy, WorkingCopy) or not handle.writable:
-            return
-        state = self.state(copy.key)
-        with state.lock:
-            if copy.refused and copy.dirty and copy.writer == handle.opener:
-                copy.dirty = False
-                raise no_such(self.fence.options.refused_errno)
-            if not copy.dirty or not copy.has_data or copy.discarded:
-                return  # shells flush before they write
-            if keeps_writable(handle.opener, copy.key):
-                return
-            self.commit_copy(state, copy, handle.opener, "write")
-            handle.version = copy.version
-
-    def _flush_late(self, handle: Handle, late: Late) -> None:
-        with self.locked(late.key):
-            descriptor = os.open(b"/proc/self/fd/%d" % handle.descriptor, os.O_RDONLY)
-            try:
-                data = read_exactly(descriptor, os.fstat(descriptor).st_size)
-            finally:
-                os.close(descriptor)
-            # By its content: the kernel may write by itself, and tells nobody.
-            digest = digest_of(data)
-            if digest == late.saved:
-                return
-            late.saved = digest
-            done = self.fence.save(
-                late.key, late.claim, lambda: data, "write", process=handle.opener
-            )
-            late.claim = Claim(seen_of(done))
-
-    def release(self, number: int) -> None:
-        """The last descriptor is closed; nobody hears of a refusal any more."""
-        handle = self._open_files.get(number)
-        copy = handle.extra if handle is not None else None
-        if handle is not None and isinstance(copy, Late):
-            with contextlib.suppress(OSError):  # the reason is noted, the content kept
-                self._flush_late(handle, copy)
-        super().release(number)
-        if not isinstance(copy, WorkingCopy):
-            return
-        state = self.state(copy.key)
-        with state.lock:
-            copy.handles -= 1
-            if copy.handles > 0 or copy.discarded:
-                return
-            if not copy.dirty:
-                if not copy.is_shown:  # else somebody is about to open it
-                    self.discard(state, copy)
-            elif copy.has_data:
-                with contextlib.suppress(OSError):  # the reason is noted, the content kept
-                    self.commit_copy(state, copy, 0, "write")
-            else:
-                state.empty_due = time.monotonic() + self.fence.options.hold_s

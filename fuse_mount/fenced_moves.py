@@ -16,23 +16,27 @@ from collections.abc import Iterator
 from coherent_volume.attributes import Attributes, give
 from coherent_volume.digest import digest_of
 from coherent_volume.errors import CoherenceError
-from coherent_volume.files import read_exactly
-from coherent_volume.model import ArtifactKey
+from coherent_volume.model import ArtifactKey, Digest
 from coherent_volume.staging import copy_content
 from coherent_volume.syscalls import RENAME_EXCHANGE, RENAME_NOREPLACE, renameat2
 from fuse_mount.claims import Claim
 from fuse_mount.fence import PATH_MAX, seen_of
 from fuse_mount.fenced_files import Late
-from fuse_mount.fenced_names import FencedNames, Place
+from fuse_mount.fenced_following import FencedFollowing, Followers
+from fuse_mount.fenced_names import Place
+from fuse_mount.keeping import DRAFT, Content
+from fuse_mount.managed import State
 from fuse_mount.nodes import Node, no_such
+from fuse_mount.outcomes import after_commit
 from fuse_mount.processes import process_of
 from fuse_mount.protocol import Entry
 from fuse_mount.tree import Caller
+from fuse_mount.working import content_of
 
 __all__ = ["FencedMoves"]
 
 
-class FencedMoves(FencedNames):
+class FencedMoves(FencedFollowing):
     """Moves of artifacts."""
 
     # ── renaming ─────────────────────────────────────────────────────────────
@@ -42,6 +46,7 @@ class FencedMoves(FencedNames):
         source, target = self.key_at(*old), self.key_at(*new)
         if source == target and source is not None:
             return
+        self._settle_below(old, new, source)
         with self.locked(source, target):
             if self._is_directory(old, source):
                 self._rename_directory(caller, old, new, flags)
@@ -66,40 +71,43 @@ class FencedMoves(FencedNames):
         above = self.nodes.descriptor(place[0])
         return stat.S_ISREG(os.stat(place[1], dir_fd=above, follow_symlinks=False).st_mode)
 
+    def _settle_below(self, old: Place, new: Place, source: ArtifactKey | None) -> None:
+        """End the holds that a move of a directory would meet.
+
+        Before any name is locked: the clock locks whatever is due, in order, and would
+        wait for a name that this thread has while it has one that this thread wants.
+        """
+        if self._is_directory(old, source):
+            for place in (old, new):
+                path = self._path_at(place)
+                if path is not None:
+                    self.settle(float("inf"), path)
+
+    def _path_at(self, place: Place) -> bytes | None:
+        """The path below the root; None: it is outside by now."""
+        above = self.nodes.where(place[0])
+        return None if above is None else (above + b"/" if above else b"") + place[1]
+
     def _rename_directory(self, caller: Caller, old: Place, new: Place, flags: int) -> None:
         """Move a directory; one with artifacts in it is moved file by file, by the caller."""
-        for parent, name in (old, new) if flags & RENAME_EXCHANGE else (old,):
-            above = self.nodes.where(parent)
-            if above is None:
-                continue
-            prefix = (above + b"/" if above else b"") + name
-            self.settle(float("inf"), prefix + b"/")
+        for place in (old, new) if flags & RENAME_EXCHANGE else (old,):
+            path = self._path_at(place)
             # Each file is then fenced as a deletion and a save of its own. Tools
             # know this answer from overlay file systems, and copy.
-            if self._holds_artifacts(prefix):
+            if path is not None and self._holds_artifacts(path):
                 raise no_such(errno.EXDEV)
-        if not flags & RENAME_EXCHANGE:
-            self._refuse_to_replace(new)
+        path = self._path_at(new)
+        if not flags & RENAME_EXCHANGE and path is not None and self.holds_copies(path):
+            # It is empty on the disk.
+            raise no_such(errno.ENOTEMPTY)
         super().rename(caller, old, new, flags)
 
-    def _refuse_to_replace(self, place: Place) -> None:
-        """A directory that is empty on the disk may hold what is not committed yet."""
-        above = self.nodes.where(place[0])
-        if above is None:
-            return
-        prefix = (above + b"/" if above else b"") + place[1] + b"/"
-        self.settle(float("inf"), prefix)
-        if any(s.shown_copy and k.startswith(prefix) for k, s in list(self._states.items())):
-            raise no_such(errno.ENOTEMPTY)
-
-    def _holds_artifacts(self, prefix: bytes) -> bool:
-        if any(
-            state.shown_copy and key.startswith(prefix + b"/")
-            for key, state in list(self._states.items())
-        ):
+    def _holds_artifacts(self, path: bytes) -> bool:
+        found = self.on_disk(ArtifactKey(path)) if self.fence.manages(path) else None
+        if self.holds_copies(path) or (found is not None and stat.S_ISREG(found.st_mode)):
             return True
         root = b"/proc/self/fd/%d/" % self.nodes.root.descriptor
-        for folder, _, files in os.walk(root + prefix):
+        for folder, _, files in os.walk(root + path):
             below = folder[len(root) :]
             if any(self.fence.manages(below + b"/" + name) for name in files):
                 return True
@@ -118,20 +126,31 @@ class FencedMoves(FencedNames):
             leaving = self._departure(self.state(source), caller, "rename")
         descriptor = self._open_source(place, source)
         try:
+            followers = self.followers(descriptor, source)
             if target is not None:
                 number = self._shown_number(descriptor, source)
                 with self._aside(target, flags):
                     late = self._save_onto(caller, target, descriptor, self._path_of(*old), flags)
-                self._follow(place, source, late)
-                self._keep_number(target, number)
+                with after_commit(target):
+                    self.follow_artifact(followers, late)
+                    self._keep_number(target, number)
+                    if source is None:
+                        self._remove_saved(place, descriptor)
             else:
-                self._copy_to(descriptor, goal, flags)
+                self._copy_to(descriptor, goal, flags, followers)
         finally:
             os.close(descriptor)
-        if source is None:
-            os.unlink(place[1], dir_fd=self.nodes.descriptor(place[0]))
-        elif leaving is not None:
+        if source is not None and leaving is not None:
+            self.refuse_rest(source, followers)
             self._depart(self.state(source), leaving, caller.pid)
+
+    def _remove_saved(self, place: Place, saved: int) -> None:
+        """Remove a temporary file, unless its name leads to another one than was saved."""
+        above = self.nodes.descriptor(place[0])
+        with contextlib.suppress(FileNotFoundError):
+            found = os.stat(place[1], dir_fd=above, follow_symlinks=False)
+            if os.path.samestat(found, os.fstat(saved)):
+                os.unlink(place[1], dir_fd=above)
 
     def _shown_number(self, descriptor: int, key: ArtifactKey | None) -> int:
         """The inode number under which the source of a move is shown."""
@@ -163,7 +182,8 @@ class FencedMoves(FencedNames):
             with contextlib.suppress(OSError):  # a peer made another: that one stays
                 renameat2(folder, name, root, target, RENAME_NOREPLACE)
             raise
-        os.unlink(name, dir_fd=folder)
+        with after_commit(target):
+            os.unlink(name, dir_fd=folder)
 
     def _path_of(self, place: Place, key: ArtifactKey | None) -> ArtifactKey | None:
         """Where the attributes of a source are found, below the root; None: too far down."""
@@ -215,53 +235,66 @@ class FencedMoves(FencedNames):
         else:
             claim = self._claim(target, process, operation)
 
-        saved = b""
+        digest: Digest | None = None
 
-        def content() -> bytes:
-            nonlocal saved
-            saved = read_exactly(source, os.fstat(source).st_size)
-            return saved
+        def content() -> Content:
+            nonlocal digest
+            data = content_of(source)
+            digest = digest_of(data) if isinstance(data, bytes) else None
+            return data
 
         done = self.fence.save(
             target, claim, content, operation, process=process, attributes_of=attributes_of
         )
         if not done.changed or attributes_of is None:
             self.wear(target, source)
-        if state.copy is not None:
-            self.replaced(state, state.copy, process)
+        with after_commit(target):
+            if state.copy is not None:
+                self.replaced(state, state.copy, process)
         state.deleted, state.replaces = None, False
-        return Late(target, Claim(seen_of(done)), digest_of(saved))
+        # What is too large for one piece is too large for a merge: it was saved as it is.
+        kept = claim if done.merged else Claim(seen_of(done))
+        return Late(target, kept, digest or seen_of(done).digest)
 
-    def _follow(self, place: Place, source: ArtifactKey | None, late: Late) -> None:
-        """Whoever still has the source open for writing goes on writing the target."""
-        if source is not None:
-            copy = self.state(source).shown_copy
-            node = copy.node if copy is not None else None
-        else:
-            above = self.nodes.descriptor(place[0])
-            found = os.stat(place[1], dir_fd=above, follow_symlinks=False)
-            node = self.nodes.find((found.st_dev, found.st_ino))
-        for handle in self.handles_of(node) if node is not None else ():
-            if handle.writable:
-                handle.extra = late
-
-    def _copy_to(self, source: int, goal: Place, flags: int) -> None:
+    def _copy_to(
+        self, source: int, goal: Place, flags: int, followers: Followers | None = None
+    ) -> None:
         """A plain file at *goal* with an artifact's content: its backup."""
+        name = self._draft(source)
+        try:
+            self._install(name, goal, flags & RENAME_NOREPLACE, followers)
+        except BaseException:
+            self._drop_draft(name)
+            raise
+
+    def _draft(self, source: int) -> bytes:
+        """The name of a new private file with the content and attributes of an open one."""
         found = os.fstat(source)
-        name = b"plain-%d" % self.new_handle()
+        name = DRAFT + b"%d" % self.new_handle()
         wanted = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
         descriptor = os.open(name, wanted, 0o600, dir_fd=self.copies.directory)
         try:
             copy_content(source, descriptor)
             give(descriptor, Attributes.of(source, found))
             os.utime(descriptor, ns=(found.st_atime_ns, found.st_mtime_ns))
-            above = self.nodes.descriptor(goal[0])
-            renameat2(self.copies.directory, name, above, goal[1], flags & RENAME_NOREPLACE)
         except BaseException:
             os.unlink(name, dir_fd=self.copies.directory)
             raise
         finally:
             os.close(descriptor)
+        return name
+
+    def _install(
+        self, draft: bytes, goal: Place, flags: int, followers: Followers | None = None
+    ) -> None:
+        above, folder = self.nodes.descriptor(goal[0]), self.copies.directory
+        path = os.open(draft, os.O_PATH | os.O_CLOEXEC, dir_fd=folder)
+        try:
+            renameat2(folder, draft, above, goal[1], flags)
+            if followers is not None:
+                self.follow_file(followers, path)
+        finally:
+            os.close(path)
 
     def _replace_by_other(self, caller: Caller, old: Place, new: Place, flags: int) -> None:
         """A link or a special file takes an artifact's name: the artifact is deleted."""
@@ -273,7 +306,7 @@ class FencedMoves(FencedNames):
             if self._is_file(state):
                 self._depart(state, self._departure(state, caller, "rename"), caller.pid)
         if target is not None:
-            self.settle(float("inf"), target)
+            self.end_holds([self.state(target)], float("inf"))
             if self.state(target).deleted is None and self.on_disk(target) is not None:
                 found = self.on_disk(target)
                 if found is not None and stat.S_ISREG(found.st_mode):
@@ -288,34 +321,48 @@ class FencedMoves(FencedNames):
     ) -> None:
         """Two names swap their content; each artifact among them is saved."""
         process, _ = process_of(caller.pid)
-        sides = []
-        for place, key in (old, new):
-            if not self._is_regular(place, key):
-                raise no_such(errno.EINVAL)
-            descriptor = self._open_source(place, key)
-            try:
-                data = read_exactly(descriptor, os.fstat(descriptor).st_size)
-            finally:
-                os.close(descriptor)
-            sides.append((place, key, data))
-        intents = []
-        for (_, key, _), (place, other, data) in zip(sides, sides[::-1], strict=True):
-            attributes = self._path_of(place, other)
-            if key is not None and attributes is not None:
-                claim = self._claim(key, process, "rename")._replace(by_content=None)
-                intents.append((key, claim, data, attributes))
-        plain = [
-            (here[0], self._open_source(there[0], there[1]))
-            for here, there in zip(sides, sides[::-1], strict=True)
-            if here[1] is None
-        ]
-        try:
-            self.fence.swap(intents)
-            for goal, descriptor in plain:
-                self._copy_to(descriptor, goal, 0)
-        finally:
-            for _, descriptor in plain:
-                os.close(descriptor)
+        sides = (old, new)
+        with contextlib.ExitStack() as stack:
+            sources = []
+            for place, key in sides:
+                if not self._is_regular(place, key):
+                    raise no_such(errno.EINVAL)
+                sources.append(self._open_source(place, key))
+                stack.callback(os.close, sources[-1])
+            # Each content goes to the other name, and whoever has it open goes with it.
+            moves = list(zip(sides, sides[::-1], sources[::-1], strict=True))
+            coming = [self.followers(source, other[1]) for _, other, source in moves]
+            intents, drafts = [], []
+            for ((goal, key), other, source), followers in zip(moves, coming, strict=True):
+                if key is not None:
+                    claim = self._claim_of_all(self.state(key), process)
+                    intents.append((key, claim, content_of(source), self._path_of(*other)))
+                    continue
+                # Whatever can fail comes before the commit; only the last step after it.
+                drafts.append((self._draft(source), goal, followers))
+                stack.callback(self._drop_draft, drafts[-1][0])
+            saved = self.fence.swap(intents, process)
+            with after_commit(intents[0][0]):
+                for (_, key), followers in zip(sides, coming, strict=True):
+                    if key is not None:
+                        seen = saved[key]
+                        self.follow_artifact(followers, Late(key, Claim(seen), seen.digest))
+                for draft, goal, followers in drafts:
+                    self._install(draft, goal, 0, followers)
+            for (_, key), followers in zip(sides[::-1], coming, strict=True):
+                if key is not None:
+                    self.leave(key, followers)
+
+    def _claim_of_all(self, state: State, process: int) -> Claim:
+        """What a save rests on that keeps nothing of what the session has there."""
+        copy = state.shown_copy
+        if copy is not None:
+            return copy.claim._replace(by_content=None)
+        return self._claim(state.key, process, "rename")._replace(by_content=None)
+
+    def _drop_draft(self, name: bytes) -> None:
+        with contextlib.suppress(OSError):
+            os.unlink(name, dir_fd=self.copies.directory)
 
     def _found_at(self, node: Node) -> ArtifactKey | None:
         """As ``_path_of``, for a node."""

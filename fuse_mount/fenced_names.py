@@ -37,7 +37,7 @@ class FencedNames(FencedAttributes):
         key = self.key_at(parent, name, lately=True)
         if key is None:
             return super().lookup(parent, name)
-        state = self._states.get(key)
+        state = self._states.find(key)
         if state is not None:
             with state.lock:  # not in the middle of a commit, which may close the copy
                 copy = state.shown_copy
@@ -54,11 +54,12 @@ class FencedNames(FencedAttributes):
         """What a directory holds as the session sees it."""
         found = super().entries(node)
         where = self.nodes.where(node)
-        if where is None or not self._states:
+        holding = self._states.holding()
+        if where is None or not holding:
             return found
         prefix = where + b"/" if where else b""
         hidden, added = set(), {}
-        for state in list(self._states.values()):
+        for state in holding:
             folder, _, name = state.key.rpartition(b"/")
             if folder + b"/" != prefix and folder != where:
                 continue
@@ -76,7 +77,7 @@ class FencedNames(FencedAttributes):
     def _make_room(self, parent: Node, name: bytes) -> None:
         """Something else than a file is to stand where an artifact was deleted."""
         key = self.key_at(parent, name)
-        if key is not None and key in self._states:
+        if key is not None and self._states.find(key) is not None:
             with self.locked(key):
                 if self.state(key).shown_copy is not None:
                     raise no_such(errno.EEXIST)
@@ -106,11 +107,18 @@ class FencedNames(FencedAttributes):
         """Remove an empty directory; deletions that it waits for are committed first."""
         above = self.nodes.where(parent)
         if above is not None:
-            prefix = (above + b"/" if above else b"") + name + b"/"
-            self.settle(float("inf"), prefix)
-            if any(s.shown_copy and k.startswith(prefix) for k, s in list(self._states.items())):
+            path = (above + b"/" if above else b"") + name
+            self.settle(float("inf"), path)
+            if self.holds_copies(path):
                 raise no_such(errno.ENOTEMPTY)
         super().rmdir(caller, parent, name)
+
+    def holds_copies(self, folder: bytes) -> bool:
+        """Whether something is to be in *folder* that is not committed yet."""
+        return any(
+            state.shown_copy and state.key.startswith(folder + b"/")
+            for state in self._states.holding()
+        )
 
     # ── removing ─────────────────────────────────────────────────────────────
 

@@ -8,6 +8,7 @@ never writes into it, and it is used again only when nobody has it open.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import stat
@@ -15,6 +16,7 @@ import stat
 from coherent_volume.errors import BusyError, CoherenceError, DamagedError
 from coherent_volume.files import Fingerprint
 from coherent_volume.model import ArtifactKey
+from coherent_volume.syscalls import RENAME_EXCHANGE
 from fuse_mount.handles import Handle
 from fuse_mount.managed import Managed
 from fuse_mount.nodes import Node, no_such
@@ -94,3 +96,41 @@ class FencedReading(Managed):
         if reading is not None:
             self.fence.credit.note_read(key, reading.seen, process, reading)
         return number
+
+    # ── what arrives with its directory ──────────────────────────────────────
+
+    def rename(
+        self, caller: Caller, old: tuple[Node, bytes], new: tuple[Node, bytes], flags: int
+    ) -> None:
+        """Rename; the files below a directory that become artifacts by it are the session's own."""
+        super().rename(caller, old, new, flags)
+        for parent, name in (old, new) if flags & RENAME_EXCHANGE else (new,):
+            # What was renamed is renamed, whatever this ends in.
+            with contextlib.suppress(OSError, CoherenceError):
+                above = self.nodes.descriptor(parent)
+                found = os.stat(name, dir_fd=above, follow_symlinks=False)
+                where = self.nodes.where(parent) if stat.S_ISDIR(found.st_mode) else None
+                if where is not None:
+                    self._arrived(caller, where + b"/" + name if where else name)
+
+    def _arrived(self, caller: Caller, prefix: bytes) -> None:
+        """Nobody saved the artifacts below *prefix*, and yet they are no strangers'."""
+        root = b"/proc/self/fd/%d/" % self.nodes.root.descriptor
+        for folder, _, files in os.walk(root + prefix):
+            for name in files:
+                path = folder[len(root) :] + b"/" + name
+                if self.fence.manages(path):
+                    self._credit_arrived(caller, ArtifactKey(path))
+
+    def _credit_arrived(self, caller: Caller, key: ArtifactKey) -> None:
+        found = self.on_disk(key)
+        if found is None or not stat.S_ISREG(found.st_mode):
+            return
+        if self.fence.credit.standing(key, 0).base is None:
+            self.fence.claims.note_change(key, 0, found.st_ctime_ns)
+            return
+        # There was one of this name before, which the session has seen.
+        descriptor, reading = self.fence.open_generation(key)
+        os.close(descriptor)
+        process, _ = process_of(caller.pid)
+        self.fence.credit.note_read(key, reading.seen, process, reading)

@@ -128,10 +128,25 @@ class OpenFiles(Tree):
         """Bytes of an open file."""
         return os.pread(self.handle(number).descriptor, size, offset)
 
-    def write(self, caller: Caller, number: int, offset: int, data: memoryview) -> int:
-        """Write to an open file; how many bytes."""
+    def write(
+        self, caller: Caller, number: int, offset: int, data: memoryview, *, is_page: bool = False
+    ) -> int:
+        """Write to an open file; how many bytes.
+
+        *is_page*: a page of a mapping is written back, at *offset* also where the
+        file was opened for appending. Nobody hears of an error.
+        """
         del caller
-        return os.pwrite(self.handle(number).descriptor, data, offset)
+        handle = self.handle(number)
+        if not (is_page and handle.flags & os.O_APPEND):
+            return os.pwrite(handle.descriptor, data, offset)
+        # Through an appending descriptor pwrite appends, whatever offset it is told.
+        path = b"/proc/self/fd/%d" % handle.descriptor
+        descriptor = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+        try:
+            return os.pwrite(descriptor, data, offset)
+        finally:
+            os.close(descriptor)
 
     def flush(self, caller: Caller, number: int) -> None:
         """A descriptor of the open file was closed."""

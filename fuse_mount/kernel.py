@@ -17,7 +17,7 @@ import threading
 from collections.abc import Callable
 
 from fuse_mount import protocol
-from fuse_mount.handles import OpenFiles
+from fuse_mount.handles import Handle, OpenFiles
 from fuse_mount.kernel_locks import LATER, Answer, Fields, LockRequests
 from fuse_mount.nodes import no_such
 from fuse_mount.passthrough import DIRECT_IO, KEEP_CACHE, NO_FLUSH, Passthrough
@@ -33,28 +33,15 @@ _MAX_WRITE = 1 << 20
 _FLOCK_UNLOCK = 2
 _MAPS_DIRECT, _PASSTHROUGH = 1 << 36, 1 << 37
 _OPEN_DROPS_BITS, _WRITE_DROPS_BITS = 1, 4
+_WRITES_PAGE = 1
 
 # Asynchronous reads, locks of both kinds, O_TRUNC within open, large writes, content dropped when a
 # file's time or size changed, parallel operations in one directory, an error of
 # its own for an aborted connection, many pages a request, cached link targets,
 # set-user-id bits dropped by us (a write would cost one more request otherwise),
 # mappings of files whose writes all come to us, passthrough.
-_WANTED = (
-    1 << 0
-    | 1 << 1
-    | 1 << 3
-    | 1 << 5
-    | 1 << 10
-    | 1 << 12
-    | 1 << 15
-    | 1 << 18
-    | 1 << 21
-    | 1 << 22
-    | 1 << 23
-    | 1 << 28
-    | _MAPS_DIRECT
-    | _PASSTHROUGH
-)
+_WANTED = sum(1 << bit for bit in (0, 1, 3, 5, 10, 12, 15, 18, 21, 22, 23, 28))
+_WANTED |= _MAPS_DIRECT | _PASSTHROUGH
 
 _NOBODY_WAITS = contextlib.suppress(OSError)  # ENOENT: the asker is gone
 _NO_ANSWER = (Opcode.FORGET, Opcode.BATCH_FORGET, Opcode.INTERRUPT)
@@ -250,14 +237,21 @@ class Connection(LockRequests):
 
     def _open(self, request: Request, fields: Fields, rest: memoryview) -> Answer:
         node = self.tree.nodes.get(request.node)
-        number = self.tree.open(_caller(request), node, fields[0])
-        if fields[1] & _OPEN_DROPS_BITS:
-            self.tree.drop_bits(number)
-        return self._opened(number)
+        return self._opened(self.tree.open(_caller(request), node, fields[0]), fields[1])
 
-    def _opened(self, number: int) -> bytes:
-        """The answer to an open: its number, and how the file works from here on."""
+    def _opened(self, number: int, drops: int) -> bytes:
+        """The answer to an open, or nothing is open: the kernel would not close it."""
         handle = self.tree.handle(number)
+        try:
+            if drops & _OPEN_DROPS_BITS:
+                self.tree.drop_bits(number)
+            return self._way_of(number, handle)
+        except BaseException:
+            self.passthrough.released(handle)
+            self.tree.release(number)
+            raise
+
+    def _way_of(self, number: int, handle: Handle) -> bytes:
         flags, backing = self.passthrough.way_of(handle)
         if handle.writable:
             if self._maps_direct and not flags and handle.extra is not None:
@@ -277,9 +271,11 @@ class Connection(LockRequests):
         (name,) = protocol.names(rest, 1)
         parent = self.tree.nodes.get(request.node)
         entry, number = self.tree.create(_caller(request), parent, name, fields[0], fields[1])
-        if fields[3] & _OPEN_DROPS_BITS:
-            self.tree.drop_bits(number)
-        return protocol.entry_reply(entry), self._opened(number)
+        try:
+            return protocol.entry_reply(entry), self._opened(number, fields[3])
+        except BaseException:
+            self.tree.forget(entry.node, 1)  # the kernel never hears of it
+            raise
 
     def _read(self, request: Request, fields: Fields, rest: memoryview) -> Answer:
         return self.tree.read(fields[0], fields[1], fields[2])
@@ -288,7 +284,8 @@ class Connection(LockRequests):
         handle, offset, size = fields[:3]
         if len(rest) < size:
             raise ProtocolError("a write brings less than it says")
-        written = self.tree.write(_caller(request), handle, offset, rest[:size])
+        is_page = bool(fields[3] & _WRITES_PAGE)
+        written = self.tree.write(_caller(request), handle, offset, rest[:size], is_page=is_page)
         if fields[3] & _WRITE_DROPS_BITS:
             self.tree.drop_bits(handle)
         return struct.pack("=II", written, 0)

@@ -26,6 +26,7 @@ Fields: TypeAlias = tuple[int, ...]
 LATER: tuple[bytes, ...] = (b"later",)
 """In the place of an answer: another thread will give it."""
 
+_GIVEN_UP_MAX = 1024
 _LOCK_PAUSES_S = (0.001, 0.05)
 
 
@@ -35,8 +36,10 @@ class LockRequests(abc.ABC):
     def __init__(self, tree: OpenFiles) -> None:
         self.tree = tree
         self.ended = threading.Event()
+        # Both under the lock: whoever gives up between two looks must be seen by one.
+        self._giving_up = threading.Lock()
         self._waiting: set[int] = set()
-        self._given_up: set[int] = set()
+        self._given_up: dict[int, None] = {}
 
     @abc.abstractmethod
     def reply(self, unique: int, error_number: int, answer: Answer) -> None:
@@ -59,8 +62,23 @@ class LockRequests(abc.ABC):
 
         Only a wait for a lock can be long; everything else ends by itself.
         """
-        if unique in self._waiting:
-            self._given_up.add(unique)
+        with self._giving_up:
+            # Its request may still be on its way, in the hands of another worker.
+            self._given_up[unique] = None
+            if len(self._given_up) > _GIVEN_UP_MAX:
+                oldest = next(
+                    (each for each in self._given_up if each not in self._waiting), unique
+                )
+                del self._given_up[oldest]
+
+    def _waits(self, unique: int) -> None:
+        with self._giving_up:
+            self._waiting.add(unique)
+
+    def _waits_no_more(self, unique: int) -> None:
+        with self._giving_up:
+            self._waiting.discard(unique)
+            self._given_up.pop(unique, None)
 
     def _getlk(self, request: Request, fields: Fields, rest: memoryview) -> Answer:
         node = self.tree.nodes.get(request.node)
@@ -81,21 +99,34 @@ class LockRequests(abc.ABC):
 
     def _setlkw(self, request: Request, fields: Fields, rest: memoryview) -> Answer:
         node, wanted = self._asked(request, fields)
+        # Before the first try: an interrupt may come while it is made.
+        self._waits(request.unique)
         try:
-            self.tree.lock(node, fields[1], wanted)
-        except OSError as error:
-            if not self.tree.locks.is_taken(error):
-                raise
-        else:
-            self._look_anew(node)
-            return None
-        # Whoever waits must not keep a worker: the holder may need it to unlock.
-        self._waiting.add(request.unique)
-        waiter = threading.Thread(
-            target=self._wait_for_lock, args=(request.unique, node, fields[1], wanted), daemon=True
-        )
-        waiter.start()
+            if self._taken(node, fields[1], wanted):
+                self._waits_no_more(request.unique)
+                return None
+            # Whoever waits must not keep a worker: the holder may need it to unlock.
+            waiter = threading.Thread(
+                target=self._wait_for_lock,
+                args=(request.unique, node, fields[1], wanted),
+                daemon=True,
+            )
+            waiter.start()
+        except BaseException:
+            self._waits_no_more(request.unique)
+            raise
         return LATER
+
+    def _taken(self, node: Node, owner: int, wanted: Wanted) -> bool:
+        """Take a lock; False when somebody else has it."""
+        try:
+            self.tree.lock(node, owner, wanted)
+        except OSError as error:
+            if self.tree.locks.is_taken(error):
+                return False
+            raise
+        self._look_anew(node)
+        return True
 
     def _wait_for_lock(self, unique: int, node: Node, owner: int, wanted: Wanted) -> None:
         pause, longest = _LOCK_PAUSES_S
@@ -103,16 +134,13 @@ class LockRequests(abc.ABC):
         while unique not in self._given_up and not self.ended.wait(pause):
             pause = min(pause * 2, longest)
             try:
-                self.tree.lock(node, owner, wanted)
-                self._look_anew(node)
-                number = 0
-                break
-            except OSError as error:
-                if not self.tree.locks.is_taken(error):
-                    number = error.errno or errno.EIO
+                if self._taken(node, owner, wanted):
+                    number = 0
                     break
-        self._waiting.discard(unique)
-        self._given_up.discard(unique)
+            except OSError as error:
+                number = error.errno or errno.EIO
+                break
+        self._waits_no_more(unique)
         self.reply(unique, number, None)
 
 

@@ -16,7 +16,9 @@ import struct
 import threading
 from typing import NamedTuple
 
-__all__ = ["FileLocks", "Wanted"]
+from coherent_volume.digest import short_name
+
+__all__ = ["FileLocks", "Wanted", "stand_in"]
 
 _FLOCK = struct.Struct("hhqqi4x")
 _WHOLE = (1 << 63) - 1
@@ -34,6 +36,16 @@ class Wanted(NamedTuple):
         """As fcntl takes it."""
         length = 0 if self.end >= _WHOLE else self.end - self.start + 1
         return _FLOCK.pack(self.kind, os.SEEK_SET, self.start, length, 0)
+
+
+def stand_in(directory: str, key: bytes) -> tuple[bytes, bytes]:
+    """The path and the name of the file that is locked in the place of the artifact *key*."""
+    # Two artifacts of one name would exclude each other: 32 bits are not enough for that.
+    name = b"lock-" + short_name(key).encode()
+    path = os.path.join(os.fsencode(directory), b"mounts", name)
+    with contextlib.suppress(FileExistsError):
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+    return path, name
 
 
 class FileLocks:

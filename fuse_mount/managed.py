@@ -17,7 +17,6 @@ import resource
 import stat
 import threading
 import time
-import zlib
 from collections.abc import Iterator
 
 from coherent_volume.attributes import Attributes, give
@@ -27,9 +26,12 @@ from fuse_mount.claims import Claim
 from fuse_mount.faces import Faces
 from fuse_mount.fence import Fence, seen_of
 from fuse_mount.handles import Handle, OpenFiles
+from fuse_mount.keeping import is_kept
+from fuse_mount.locking import stand_in
 from fuse_mount.nodes import Node, no_such
+from fuse_mount.outcomes import after_commit
 from fuse_mount.protocol import Attr, Entry
-from fuse_mount.states import Hold, State
+from fuse_mount.states import Hold, State, States
 from fuse_mount.tree import attr_of
 from fuse_mount.working import Copies, WorkingCopy
 
@@ -43,14 +45,14 @@ GENERATION_ATTR_S = 1.0
 
 
 class Managed(OpenFiles):
-    """Open files, and the state of every artifact that this session has touched."""
+    """Open files, and the state of every artifact that this session is changing."""
 
     def __init__(self, root: int, descriptors_max: int, fence: Fence) -> None:
         super().__init__(root, descriptors_max)
         self.fence = fence
         self.copies = Copies(fence.parts)
         self.faces = Faces()
-        self._states: dict[ArtifactKey, State] = {}
+        self._states = States()
         # Set aside for commits, and for the library's own files.
         self._descriptors_max = resource.getrlimit(resource.RLIMIT_NOFILE)[0] - _RESERVE
         self._stopped = threading.Event()
@@ -127,7 +129,7 @@ class Managed(OpenFiles):
 
     def state(self, key: ArtifactKey) -> State:
         """The state of *key*."""
-        return self._states.get(key) or self._states.setdefault(key, State(key))
+        return self._states.of(key)
 
     @contextlib.contextmanager
     def locked(self, *keys: ArtifactKey | None) -> Iterator[None]:
@@ -161,18 +163,18 @@ class Managed(OpenFiles):
         return openat2(self.nodes.root.descriptor, key, flags | os.O_NONBLOCK)
 
     def lockable(self, node: Node) -> tuple[bytes, bytes]:
-        """As for any file; an artifact's locks outlive its generations."""
-        try:
-            key = self.key_of(node)
-        except OSError:
-            key = None  # an old generation, held open
-        if key is None:
+        """As for any file; an artifact's locks outlive its generations.
+
+        Chosen once per node, or what a commit displaced would be unlocked by another name.
+        """
+        if node.locked_as is None:
+            key = None
+            with contextlib.suppress(OSError):  # the directory is gone
+                key = self.named(node)
+            node.locked_as = key or b""
+        if not node.locked_as:
             return super().lockable(node)
-        name = b"lock-%08x" % zlib.crc32(key)
-        path = os.path.join(os.fsencode(self.fence.parts.directory), b"mounts", name)
-        with contextlib.suppress(FileExistsError):
-            os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
-        return path, name
+        return stand_in(self.fence.parts.directory, node.locked_as)
 
     # ── faces ────────────────────────────────────────────────────────────────
 
@@ -210,27 +212,45 @@ class Managed(OpenFiles):
     def new_copy(self, key: ArtifactKey, claim: Claim, parent: Node | None) -> WorkingCopy:
         """An empty copy of *key* with a node of its own."""
         copy = self.copies.new(key, claim)
-        copy.node = self.nodes.add_private(copy, parent, copy.descriptor)
+        try:
+            copy.node = self.nodes.add_private(copy, parent, copy.descriptor)
+        except BaseException:
+            self.copies.drop(copy)
+            raise
         copy.shown_inode = self.faces.fresh()
         return copy
+
+    @contextlib.contextmanager
+    def discarded_if_failing(self, state: State, copy: WorkingCopy) -> Iterator[None]:
+        """*copy* is nobody's, should the block fail: nothing of it stays. State locked."""
+        try:
+            yield
+        except BaseException:
+            self.discard(state, copy)
+            raise
 
     def commit_copy(self, state: State, copy: WorkingCopy, process: int, operation: str) -> None:
         """Make the copy's content the next generation; its state is locked."""
         state.empty_due = 0.0
         try:
             done = self._committed(copy, process or copy.opener, operation)
-        except OSError:
+        except OSError as error:
+            copy.kept = is_kept(error)
             self.discard(state, copy, refused=True)
             state.deleted, state.replaces = None, False  # what stands there is seen again
             raise
         if not done.changed:
             self.wear(copy.key, copy.descriptor)
-        found = self.on_disk(copy.key)
+        found = None
+        with after_commit(copy.key):
+            found = self.on_disk(copy.key)
         # What was appended may stand behind lines of a peer's that the copy has not:
         # whatever is written to it later can only be appended as well.
+        # So may a merge have brought in what the copy has not: it rests on what it did.
         base = copy.claim.base
         copy.grows_only = copy.grows_only and not (copy.is_new and state.replaces)
-        is_head = not copy.grows_only or (base is not None and base.generation == done.base)
+        on_base = base is not None and base.generation == done.base
+        is_head = not done.merged and (on_base or not copy.grows_only)
         copy.dirty = copy.has_data = copy.is_new = False
         copy.seen_enough()
         copy.version, copy.writer = copy.version + 1, 0
@@ -256,6 +276,7 @@ class Managed(OpenFiles):
             operation,
             process=process,
             attributes_of=copy.path,
+            keep=lambda: self.copies.keep(copy),
         )
 
     def _appended(self, copy: WorkingCopy, process: int) -> Commit:
@@ -265,9 +286,9 @@ class Managed(OpenFiles):
             # It was found absent: if it still is, the session knows what it makes.
             self.fence.parts.session.seen_here.setdefault(copy.key, base)
         made = copy.is_new and self.on_disk(copy.key) is None
-        size = os.fstat(copy.descriptor).st_size
-        added = os.pread(copy.descriptor, size - copy.base_size, copy.base_size)
-        done = self.fence.append(copy.key, added, process)
+        done = self.fence.append(
+            copy.key, copy.claim, copy.added, lambda: self.copies.keep(copy), process
+        )
         if made and base is not None and done.base == base.generation:
             self.wear(copy.key, copy.descriptor)
         return done
@@ -278,29 +299,30 @@ class Managed(OpenFiles):
         Content that was there already makes no generation, and a saver that
         only changed the mode (git does it by a new file) would change nothing.
         """
-        wanted = Attributes.of(source, os.fstat(source))
-        try:
-            descriptor = self.open_real(key)
-        except OSError:
-            return  # somebody took it away: that is judged by the next look
-        try:
-            before = os.fstat(descriptor)
-            if (stat.S_IMODE(before.st_mode), before.st_uid, before.st_gid) != (
-                wanted.mode,
-                wanted.uid,
-                wanted.gid,
-            ):
-                give(descriptor, wanted)
-                after = os.fstat(descriptor)
-                self.fence.claims.note_change(key, before.st_ctime_ns, after.st_ctime_ns)
-        finally:
-            os.close(descriptor)
+        with after_commit(key):
+            wanted = Attributes.of(source, os.fstat(source))
+            try:
+                descriptor = self.open_real(key)
+            except OSError:
+                return  # somebody took it away: that is judged by the next look
+            try:
+                before = os.fstat(descriptor)
+                if (stat.S_IMODE(before.st_mode), before.st_uid, before.st_gid) != (
+                    wanted.mode,
+                    wanted.uid,
+                    wanted.gid,
+                ):
+                    give(descriptor, wanted)
+                    after = os.fstat(descriptor)
+                    self.fence.claims.note_change(key, before.st_ctime_ns, after.st_ctime_ns)
+            finally:
+                os.close(descriptor)
 
     def discard(self, state: State, copy: WorkingCopy, *, refused: bool = False) -> None:
         """The copy is no longer its artifact's; its open files keep what they have."""
         copy.refused = copy.refused or refused
         if state.copy is copy:
-            state.copy, state.empty_due = None, 0.0
+            state.copy, state.empty_due, state.replaces = None, 0.0, False
         self.copies.drop(copy)
         if copy.node is not None and copy.node.lookups <= 0:
             self.nodes.forget(copy.node.id, 0)  # the kernel never heard of it
@@ -311,36 +333,50 @@ class Managed(OpenFiles):
         while not self._stopped.wait(_TICK_S):
             try:
                 self.settle(time.monotonic())
+                self.tidy()
+                self.fence.claims.watch_clock()
                 self.fence.credit.ripen()
                 self.fence.credit.write_down()
             except Exception:  # noqa: BLE001 - it must go on ticking
                 _log.exception("the clock of a mount failed")
 
     def settle(self, until: float, below: bytes = b"") -> None:
-        """End the holds that are due by *until*, of the names that begin with *below*."""
+        """End the holds that are due by *until*, of the name *below* and in that directory.
+
+        Never by one that has a state locked: others have theirs, and wait for that one.
+        """
         due = [
-            state
-            for state in list(self._states.values())
-            if state.key.startswith(below)
-            and (
-                (state.deleted is not None and not state.replaces and state.deleted.is_due(until))
-                or 0 < state.empty_due <= until
-            )
-        ]
-        if not due:
-            return
-        with self.locked(*(state.key for state in due)):
-            deletions: dict[ArtifactKey, Claim] = {}
-            for state in due:
-                if state.copy is not None and 0 < state.empty_due <= until:
-                    with contextlib.suppress(OSError):  # nobody waits for it; the reason is noted
-                        self.commit_copy(state, state.copy, 0, "write")
-                elif state.deleted is not None and not state.replaces:
-                    deletions[state.key] = state.deleted.claim
-            if deletions:
-                self.fence.delete(deletions)
-            for key in deletions:
-                self.state(key).deleted = None
+            state for state in self._states.holding()
+            if (not below or (state.key + b"/").startswith(below + b"/")) and state.is_due(until)
+        ]  # fmt: skip
+        with self.locked(*(each.key for each in due)):
+            self.end_holds(due, until)
+
+    def end_holds(self, due: list[State], until: float) -> None:
+        """Commit what *due* hold; they are locked."""
+        deletions: dict[ArtifactKey, Claim] = {}
+        for state in filter(lambda state: state.is_due(until), due):
+            if state.copy is not None and 0 < state.empty_due <= until:
+                with contextlib.suppress(OSError):  # nobody waits for it; the reason is noted
+                    self.commit_copy(state, state.copy, 0, "write")
+            elif state.deleted is not None and not state.replaces:
+                deletions[state.key] = state.deleted.claim
+        if deletions:
+            self.fence.delete(deletions)
+        for key in deletions:
+            self.state(key).deleted = None
+
+    def tidy(self) -> None:
+        """Forget the states that hold nothing, or each tick would walk over all there ever were."""
+        for state in self._states.holding():
+            if state.is_idle and state.lock.acquire(blocking=False):
+                try:
+                    if state.is_idle:  # still, under the lock
+                        if state.copy is not None:
+                            self.discard(state, state.copy)
+                        self._states.let_go(state)
+                finally:
+                    state.lock.release()
 
     def hold_deletion(self, state: State, claim: Claim, remover: int) -> None:
         """The session has deleted the artifact; peers learn of it a little later."""
@@ -352,7 +388,7 @@ class Managed(OpenFiles):
         self._stopped.set()
         if self._clock.is_alive():
             self._clock.join(5.0)
-        for state in list(self._states.values()):
+        for state in self._states.holding():
             with state.lock, contextlib.suppress(OSError):
                 copy = state.copy
                 if copy is not None and copy.dirty:

@@ -25,6 +25,8 @@ __all__ = ["ROOT_NODE", "Node", "NodeTable", "no_such"]
 ROOT_NODE = 1
 _IDLE_S = 2.0
 _PLACE_S = 0.05
+_REMOVED = b" (deleted)"
+"""What the kernel adds to the path of what has no name any more."""
 _PATH = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -48,6 +50,7 @@ class Node:
         "id",
         "identity",
         "kind",
+        "locked_as",
         "lookups",
         "name",
         "parent",
@@ -61,6 +64,8 @@ class Node:
         self.descriptor = descriptor
         self.identity = (found.st_dev, found.st_ino) if found else (0, 0)
         self.kind = stat.S_IFMT(found.st_mode) if found else 0
+        self.locked_as: bytes | None = None
+        """The artifact as which it is locked; b"": as any file; None: nobody locked it yet."""
         self.parent: Node | None = None
         self.name = b""
         self.lookups = 0
@@ -232,9 +237,18 @@ class NodeTable:
             base = os.readlink(b"/proc/self/fd/%d" % self.root.descriptor)
             self._base = base if base == b"/" else base + b"/"
         base = self._base
-        if not link.startswith(base) or link.endswith(b" (deleted)"):
+        if not link.startswith(base):
             return None
-        return link[len(base) :]
+        path = link[len(base) :]
+        return path if not link.endswith(_REMOVED) or self._is_at(node, path) else None
+
+    def _is_at(self, node: Node, path: bytes) -> bool:
+        """Whether *path* leads to the node: a name may end like the mark of a removed one."""
+        try:
+            found = os.stat(path, dir_fd=self.root.descriptor, follow_symlinks=False)
+        except OSError:
+            return False
+        return (found.st_dev, found.st_ino) == node.identity
 
     def where_lately(self, node: Node) -> bytes | None:
         """As ``where``, but what others moved in the last moment may not be known yet.

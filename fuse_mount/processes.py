@@ -8,12 +8,18 @@ from __future__ import annotations
 import os
 import time
 
-__all__ = ["group_of", "keeps_writable", "process_of"]
+from coherent_volume.identity import process_identity
+
+__all__ = ["group_of", "keeps_writable", "process_of", "start_of"]
 
 _GROUP_S = 1.0
+_TICK_NS = 10**9 // os.sysconf("SC_CLK_TCK")
 _GROUPS_MAX = 4096
+_LOOKED_AT_MAX = 256
+_REMOVED = b" (deleted)"
 
 _groups: dict[int, tuple[float, int]] = {}
+_starts: dict[int, tuple[float, int]] = {}
 
 
 def process_of(thread: int) -> tuple[int, str]:
@@ -49,28 +55,58 @@ def group_of(thread: int) -> int:
     return process
 
 
-def keeps_writable(process: int, key: bytes) -> bool:
+def start_of(process: int) -> int:
+    """When *process* began, in nanoseconds since the boot; 0 when that is not known any more.
+
+    Looked up once a second: a number is not given away within that time.
+    """
+    if process == 0:
+        return 0  # all callers that have no number are taken for one program
+    now = time.monotonic()
+    until, start = _starts.get(process, (0.0, 0))
+    if until > now:
+        return start
+    found = process_identity(process)
+    if len(_starts) >= _GROUPS_MAX:
+        _starts.clear()
+    start = found.started * _TICK_NS if found else 0
+    if start:
+        _starts[process] = (now + _GROUP_S, start)
+    return start
+
+
+def keeps_writable(process: int, key: bytes, inode: int) -> bool:
     """Whether *process* has another descriptor open for writing to the file *key*.
 
     A shell that redirects several commands to one file closes a descriptor for
-    each of them; the save is done when the last one is closed. The name is
-    compared by its end, because the mount may lie anywhere in its name space.
+    each of them; the save is done when the last one is closed. Who has more than
+    ``_LOOKED_AT_MAX`` descriptors is taken for one that duplicates none: to look at all
+    of them at each close would take it hours to close them. *inode* is the number
+    under which the file is shown. The name alone would not do: other files end with it as
+    well, and that of a file which the kernel looked up again is called deleted.
     """
     folder = f"/proc/{process}/fd"
-    ending = b"/" + key
+    ending = b"/" + os.path.basename(key)
     try:
+        # Their count; 0 where the kernel does not tell it.
+        if os.stat(folder).st_size > _LOOKED_AT_MAX:
+            return False
         numbers = os.listdir(folder)
     except OSError:
         return False  # it is ending, or it is another user's
-    for number in numbers:
+    for number in numbers if len(numbers) <= _LOOKED_AT_MAX else ():
         try:
-            if not os.fsencode(os.readlink(f"{folder}/{number}")).endswith(ending):
+            link = os.fsencode(os.readlink(f"{folder}/{number}"))
+            if not link.removesuffix(_REMOVED).endswith(ending):
                 continue
             with open(f"/proc/{process}/fdinfo/{number}", "rb") as file:
-                text = file.read()
+                known = dict(line.split(b":", 1) for line in file.read().splitlines())
         except OSError:
             continue
-        flags = next((x for x in text.split(b"\n") if x.startswith(b"flags:")), b"flags:\t0")
-        if int(flags[6:], 8) & os.O_ACCMODE != os.O_RDONLY:
+        # Linux before 5.14 does not tell the inode.
+        if (
+            int(known.get(b"flags", b"0"), 8) & os.O_ACCMODE != os.O_RDONLY
+            and int(known.get(b"ino", b"%d" % inode)) == inode
+        ):
             return True
     return False

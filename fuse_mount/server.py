@@ -21,10 +21,10 @@ from coherent_volume.errors import CoherenceError
 from coherent_volume.parts import VolumeParts
 from fuse_mount import system
 from fuse_mount.fence import Fence, Options
+from fuse_mount.keeping import kept_of_the_dead
 from fuse_mount.kernel import Connection
 from fuse_mount.reasons import sweep
 from fuse_mount.view import MountedTree
-from fuse_mount.working import kept_of_the_dead
 
 __all__ = ["Settings", "main", "serve"]
 

@@ -176,7 +176,8 @@ class MountedTree(FencedMoves):
         if node.id == ROOT_NODE:
             session = self.fence.parts.session.name.encode(errors="surrogateescape")
             return {b"real": self._real, b"session": session}.get(name)
-        key = None if isinstance(node.extra, View) else self.key_of(node)
+        # By its name: an old generation, held open, tells what became of its artifact.
+        key = None if isinstance(node.extra, View) else self.named(node)
         if key is None or name not in (b"generation", b"head", b"base", b"state", b"why"):
             return None
         if name == b"why":

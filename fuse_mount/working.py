@@ -9,6 +9,7 @@ of the generation never see it. Decides nothing.
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import threading
@@ -16,20 +17,18 @@ import time
 from collections.abc import Iterator
 
 from coherent_volume.attributes import Attributes, give
-from coherent_volume.digest import digest_of
-from coherent_volume.errors import CoherenceError
 from coherent_volume.files import chunks_of, read_exactly
-from coherent_volume.locks import is_present
 from coherent_volume.model import ArtifactKey
 from coherent_volume.parts import VolumeParts
 from coherent_volume.staging import copy_content
 from fuse_mount.claims import Claim
-from fuse_mount.nodes import Node
+from fuse_mount.keeping import FOLDER, kept_of_a_mount, move_to_refused
+from fuse_mount.nodes import Node, no_such
 
-__all__ = ["Copies", "WorkingCopy", "kept_of_the_dead"]
+__all__ = ["Copies", "WorkingCopy", "content_of"]
 
-_FOLDER = ".coherence/mounts"
 _PREPARED_S = 1.0
+_FORSAKEN_S = 10.0
 _IN_MEMORY = 16 << 20
 
 
@@ -37,8 +36,9 @@ class WorkingCopy:
     """One artifact's uncommitted content; guarded by the lock of its artifact's state."""
 
     __slots__ = (
-        "base_size", "claim", "descriptor", "dirty", "discarded", "grows_only", "handles",
-        "has_data", "is_new", "key", "looked", "name", "node", "opener", "pending",
+        "base_size", "changed_ns", "claim", "descriptor", "dirty", "discarded", "grows_only",
+        "handles", "has_data", "has_late_page", "is_new", "kept", "key", "looked", "name", "node",
+        "opener", "own", "pending",
         "prepared_until",
         "refused",
         "shown_inode",
@@ -61,6 +61,10 @@ class WorkingCopy:
         """It is no longer its artifact's: refused, removed or replaced."""
         self.refused = False
         """It was refused: whoever still writes to it must hear of it."""
+        self.has_late_page = False
+        """A page of a mapping was written into it after it was refused."""
+        self.kept = False
+        """What was refused of it lies elsewhere as well."""
         self.grows_only = False
         """Everything written so far was appended."""
         self.base_size = 0
@@ -76,6 +80,10 @@ class WorkingCopy:
         """The threads that were asked to look the name up again, and have not opened it yet."""
         self.looked: tuple[int, int, int] | None = None
         """Inode, time and size of the file that it was made from; None: there was none."""
+        self.changed_ns = 0
+        """When the attributes of that file were changed last."""
+        self.own: set[str] = set()
+        """Which attributes were changed of the copy alone."""
         self.shown_inode = 0
 
     @property
@@ -84,6 +92,12 @@ class WorkingCopy:
         return not self.discarded and (
             self.dirty or self.is_new or time.monotonic() < self.prepared_until
         )
+
+    @property
+    def is_forsaken(self) -> bool:
+        """Whether nobody came to open it for so long that nobody will."""
+        until = self.prepared_until + _FORSAKEN_S
+        return not (self.handles or self.dirty or self.is_new) and time.monotonic() > until
 
     def prepare(self, thread: int) -> None:
         """Let the next look-up lead to it: the kernel is asked to open once more."""
@@ -110,10 +124,12 @@ class WorkingCopy:
 
     def content(self) -> bytes | Iterator[bytes]:
         """All of it."""
+        return content_of(self.descriptor)
+
+    def added(self) -> bytes:
+        """What stands behind the content that it was made with."""
         size = os.fstat(self.descriptor).st_size
-        if size <= _IN_MEMORY:
-            return read_exactly(self.descriptor, size)
-        return chunks_of(self.descriptor)
+        return os.pread(self.descriptor, size - self.base_size, self.base_size)
 
     @property
     def path(self) -> ArtifactKey:
@@ -128,7 +144,9 @@ class Copies:
         self._parts = parts
         self._lock = threading.Lock()
         self._number = 0
-        self._folder = os.path.join(os.fsencode(_FOLDER), os.fsencode(parts.staging.token))
+        self._unkept = False
+        """Something was refused and could not be kept: its file is the only one."""
+        self._folder = os.path.join(os.fsencode(FOLDER), os.fsencode(parts.staging.token))
         self._path = os.path.join(parts.root.path, self._folder)
         os.makedirs(self._path, mode=0o700, exist_ok=True)
         self.directory = os.open(self._path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -142,16 +160,23 @@ class Copies:
         with self._lock:
             self._number += 1
             name = b"%d" % self._number
-        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-        descriptor = os.open(name, flags, 0o600, dir_fd=self.directory)
         line = {
             "copy": name.decode(),
             "path": os.fsdecode(key),
             "base": claim.base.generation if claim.base else 0,
             "session": self._parts.session.name,
         }
-        os.write(self._index, json.dumps(line).encode() + b"\n")
+        self._enter(line)
+        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+        descriptor = os.open(name, flags, 0o600, dir_fd=self.directory)
         return WorkingCopy(key, claim, os.path.join(self._folder, name), descriptor)
+
+    def _enter(self, line: dict[str, object]) -> None:
+        """Write a line of the index, before there is a file that only it explains."""
+        # A line that the disk had room for half of must not spoil the next one.
+        text = b"\n" + json.dumps(line).encode() + b"\n"
+        if os.write(self._index, text) < len(text):
+            raise no_such(errno.ENOSPC)
 
     def fill(self, copy: WorkingCopy, source: int) -> None:
         """Give *copy* the bytes and the attributes of an open file.
@@ -165,65 +190,45 @@ class Copies:
         give(copy.descriptor, Attributes.of(source, found))
         os.utime(copy.descriptor, ns=(found.st_atime_ns, found.st_mtime_ns))
         copy.looked = (found.st_ino, found.st_mtime_ns, found.st_size)
+        copy.changed_ns = found.st_ctime_ns
 
     def drop(self, copy: WorkingCopy) -> None:
-        """Remove *copy*; whoever has it open keeps what is left of it."""
+        """Remove *copy*; whoever has it open keeps what is left of it.
+
+        The file of one that was refused and could not be kept stays: it is the only one.
+        """
         copy.discarded = True
         descriptor, copy.descriptor = copy.descriptor, -1
-        if descriptor >= 0:
-            os.close(descriptor)
-            with contextlib.suppress(OSError):
-                os.unlink(os.path.basename(copy.name), dir_fd=self.directory)
+        if descriptor < 0:
+            return
+        os.close(descriptor)
+        if copy.refused and copy.dirty and not copy.kept:
+            self._unkept = True
+            return
+        with contextlib.suppress(OSError):
+            os.unlink(os.path.basename(copy.name), dir_fd=self.directory)
+
+    def keep(self, copy: WorkingCopy) -> str:
+        """Move what *copy* holds to ``refused/``; its path there. Raises OSError."""
+        base = copy.claim.base.generation if copy.claim.base else None
+        place = self.directory, os.path.basename(copy.name)
+        return move_to_refused(self._parts, place, copy.key, self._parts.session.name, base)
 
     def close(self) -> None:
-        """Remove the private directory; everything in it was committed or kept."""
+        """Remove the private directory; what is in it was committed or kept, or stays."""
         os.close(self._index)
-        for name in os.listdir(self.directory):
-            with contextlib.suppress(OSError):
-                os.unlink(name, dir_fd=self.directory)
+        if self._unkept:
+            kept_of_a_mount(self._parts, os.fsdecode(self._path))
+        else:
+            for name in os.listdir(self.directory):
+                with contextlib.suppress(OSError):
+                    os.unlink(name, dir_fd=self.directory)
         os.close(self.directory)
         with contextlib.suppress(OSError):
             os.rmdir(self._path)
 
 
-def kept_of_the_dead(parts: VolumeParts) -> list[str]:
-    """Move what killed mounts left uncommitted to ``refused/``; where it is now."""
-    above = os.path.join(os.fsdecode(parts.root.path), _FOLDER)
-    kept: list[str] = []
-    try:
-        tokens = sorted(os.listdir(above))
-    except OSError:
-        return kept
-    for token in tokens:
-        # Alive or not is told by the lock of its presence, as for stages.
-        if token == parts.staging.token or is_present(
-            os.path.join(parts.directory, "sessions", token)
-        ):
-            continue
-        kept += _keep_all(parts, os.path.join(above, token))
-    return kept
-
-
-def _keep_all(parts: VolumeParts, folder: str) -> list[str]:
-    kept = []
-    with contextlib.suppress(OSError), open(os.path.join(folder, "index"), "rb") as file:
-        for line in file:
-            with contextlib.suppress(OSError, ValueError, KeyError, CoherenceError):
-                kept += _keep_one(parts, folder, json.loads(line))
-    with contextlib.suppress(OSError):
-        for name in os.listdir(folder):
-            os.unlink(os.path.join(folder, name))
-        os.rmdir(folder)
-    return kept
-
-
-def _keep_one(parts: VolumeParts, folder: str, line: dict[str, str | int]) -> list[str]:
-    with open(os.path.join(folder, os.path.basename(str(line["copy"]))), "rb") as file:
-        content = file.read()
-    key = ArtifactKey(os.fsencode(str(line["path"])))
-    digest = digest_of(content)
-    row = parts.sidecar.artifact(key)
-    if not content or (row is not None and parts.sidecar.knows_digest(row.id, digest)):
-        return []  # an unchanged copy: its content is a generation
-    who, base = str(line["session"]), int(line["base"])
-    return [parts.staging.keep(key, content, who, base, digest)]
+def content_of(descriptor: int) -> bytes | Iterator[bytes]:
+    """All of an open file; in one piece if it is small."""
+    size = os.fstat(descriptor).st_size
+    return read_exactly(descriptor, size) if size <= _IN_MEMORY else chunks_of(descriptor)

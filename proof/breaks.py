@@ -183,7 +183,7 @@ MUTANTS = (
     Mutant(
         "late bytes in a displaced file are dropped",
         "I8",
-        "maintenance",
+        "disposal",
         "if displaced.verified != looks(found) and not _is_known(parts, record, descriptor):",
         "if displaced.verified == record:",
         "test_crash_points.py test_foreign_edit.py",
@@ -264,9 +264,9 @@ MUTANTS = (
     Mutant(
         "a commit is acknowledged before it is published",
         "I7",
-        "database",
-        '            committing = True\n            connection.execute("COMMIT")\n',
-        "            committing = True\n",
+        "sql_transaction",
+        '                self._connection.execute("COMMIT")\n',
+        "                pass\n",
         "test_generations.py::test_numbers_go_on_when_every_process_was_gone_in_between",
     ),
     Mutant(

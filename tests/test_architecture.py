@@ -37,7 +37,7 @@ ROWS = (
     ("identity", "paths", "guard", "lock_waiter"),
     ("files", "locks", "database", "attributes"),
     ("facts", "keeping", "ledger", "events", "meters"),
-    ("staging", "lease_records"),
+    ("staging", "lease_records", "install_records"),
     ("sidecar",),
     ("repairs",),
     ("session",),
@@ -48,7 +48,7 @@ ROWS = (
     ("recovery",),
     ("gating",),
     ("ownership",),
-    ("leasing",),
+    ("leasing", "disposal", "ageing"),
     ("judgement", "recall"),
     ("report", "drafts"),
     ("commit", "reading", "maintenance", "rebuild"),
@@ -331,6 +331,20 @@ def test_functions_stay_small():
 
 
 # ── words ────────────────────────────────────────────────────────────────────
+
+
+def test_names_are_logged_in_a_form_that_no_terminal_obeys():
+    """Without a handler of the program's the logging module prints warnings as they are."""
+    wrong = []
+    for module in sources():
+        for call in ast.walk(module.tree):
+            if not isinstance(call, ast.Call) or not ast.unparse(call.func).startswith("_log."):
+                continue
+            for argument in call.args:
+                text = ast.unparse(argument)
+                if ("shown(" in text or "fsdecode(" in text) and "printable(" not in text:
+                    wrong.append(f"{module.where}:{call.lineno} logs {text}")
+    assert not wrong, listed(wrong)
 
 
 def test_every_module_has_a_docstring():

@@ -31,6 +31,7 @@ from coherent_volume import (
     UnsupportedFilesystemError,
     UsageError,
 )
+from tests.harness.command import Command
 from tests.harness.processes import until
 
 PLAN = "plans/plan.md"
@@ -153,11 +154,20 @@ def test_configuration_that_cannot_be_read(root, alice, text):
     assert explains(refusal.value)
 
 
-@pytest.mark.parametrize("session", ["", " ", "a\0b", "x" * 300, "outside", 5])
+@pytest.mark.parametrize("session", ["", " ", "a\0b", "x" * 300, "outside", 5, "w\udcff"])
 def test_session_name_that_cannot_be_one(root, session, alice):
     with pytest.raises(UsageError) as refusal:
         CoherentVolume(root, session=session)
     assert explains(refusal.value)
+
+
+def test_session_name_from_the_environment_that_is_no_text_is_wrong_usage(root, alice):
+    alice.create("plans/new.md", "one\n")
+    for words in (["read", "plans/new.md"], ["write", "plans/new.md", "--overwrite"], ["status"]):
+        done = Command(root)(*words, input="two\n", COHERENT_SESSION="w\udcff")
+        assert (done.code, done.out) == (2, b""), done
+        assert "a session name is text" in done.err
+    assert (root / "plans/new.md").read_bytes() == b"one\n"
 
 
 @pytest.mark.parametrize("session", ["a/b", "..", "../../x", "two\nlines", "\x1b[31m", "é" * 100])
@@ -592,6 +602,24 @@ def test_file_system_that_turns_read_only_under_an_open_volume(
     assert explains(refusal.value)
     assert (failing_disk.place / PLAN).read_bytes() == b"one\n"
     assert alice.read(PLAN) == b"one\n"
+
+
+@needs_root
+@pytest.mark.parametrize("bound", ["plans/bound", "plans/bound/text"], ids=["directory", "file"])
+def test_what_is_bound_from_elsewhere_is_refused_before_anything_changes(root, alice, bound):
+    """Of the same file system, so that only the mount tells."""
+    (root / "plans" / "bound").mkdir()
+    (root / "plans" / "bound" / "text").write_bytes(b"bound\n")
+    alice.read("plans/bound/text")
+    subprocess.run(["mount", "--bind", root / bound, root / bound], check=True)
+    try:
+        with pytest.raises(UnsupportedFilesystemError) as refusal:
+            alice.write("plans/bound/text", "new\n")
+        assert explains(refusal.value)
+        assert alice.read("plans/bound/text") == b"bound\n"
+    finally:
+        subprocess.run(["umount", "-l", root / bound], check=True)
+    assert alice.write("plans/bound/text", "new\n").generation == 1
 
 
 @needs_root

@@ -10,7 +10,14 @@ import sqlite3
 
 import pytest
 
-from coherent_volume import CoherenceError, CoherentVolume, DamagedError, NotFoundError
+from coherent_volume import (
+    CoherenceError,
+    CoherentVolume,
+    DamagedError,
+    NotFoundError,
+    rebuild_sidecar,
+)
+from coherent_volume.sidecar import Sidecar
 from tests.harness.command import Command
 from tests.harness.sweep import Nursery
 
@@ -158,6 +165,66 @@ def test_flipped_log_serves_no_other_bytes_and_no_used_number(root, volume, tmp_
             assert (seen.generation, seen.data, number) == (5, b"4\n", 6)
         shutil.rmtree(copy)
     assert "said" in outcomes
+
+
+@pytest.mark.invariant("I2")
+@pytest.mark.parametrize("way", ["rebuilt", "made anew"])
+def test_log_of_a_database_that_was_lost_is_not_replayed_into_the_new_one(root, volume, way):
+    volume("starter").close()
+    rebuild_sidecar(root)  # damaged/1 is there, with a database of its own
+    with Nursery() as nursery:
+        assert nursery(commit_often_and_die, root=root).killed
+    sidecar = root / ".coherence"
+    log = (sidecar / "sidecar.db-wal").read_bytes()
+    (sidecar / "sidecar.db").unlink()
+    if way == "rebuilt":
+        assert rebuild_sidecar(root) == str(sidecar / "damaged" / "2")
+        assert (sidecar / "damaged" / "2" / "sidecar.db-wal").read_bytes() == log
+    else:
+        for name in ("config.toml", "incarnation"):
+            (sidecar / name).unlink()
+        CoherentVolume(root, managed=["plans/*"]).close()
+    with sqlite3.connect(sidecar / "sidecar.db") as database:
+        assert database.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+        assert database.execute("SELECT count(*) FROM artifact").fetchone() == (0,)
+    database.close()
+
+
+@pytest.mark.invariant("I5")
+def test_rebuild_that_was_killed_takes_up_what_it_had_set_aside(root, volume, monkeypatch):
+    with volume("alice") as alice:
+        alice.write(PLAN, "one\n", overwrite=True)
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Sidecar, "create", killed)
+        rebuild_sidecar(root)
+    assert rebuild_sidecar(root) == str(root / ".coherence" / "damaged" / "1")
+    assert [entry.session for entry in volume("bob").log(PLAN)][:1] == ["alice"]
+
+
+@pytest.mark.invariant("I6")
+def test_large_contents_of_a_history_that_is_lost_are_kept_beside_the_evidence(root, volume):
+    with volume("alice") as alice:
+        for content in LARGE:
+            alice.write(PLAN, content, overwrite=True)
+    with (root / ".coherence" / "sidecar.db").open("r+b") as file:
+        file.write(bytes(4096))
+    done = Command(root, "alice")("check", "--repair")
+    assert done.code == 0
+    kept = root / ".coherence" / "damaged" / "1" / "objects"
+    assert {file.read_bytes() for file in kept.iterdir()} == set(LARGE)
+    assert volume("bob").read(PLAN) == LARGE[-1]
+
+
+@pytest.mark.invariant("I5")
+def test_large_contents_of_a_history_that_is_salvaged_stay(kept, volume, contents):
+    rebuild_sidecar(kept)
+    assert not (kept / ".coherence" / "damaged" / "1" / "objects").exists()
+    alice = volume("alice")
+    assert [alice.read_at(PLAN, number) for number in (1, 2, 3)] == contents
 
 
 @pytest.mark.parametrize("seed", range(3))

@@ -19,6 +19,7 @@ from coherent_volume import (
     DamagedError,
     ForeignEditError,
     NotFoundError,
+    operations,
     points,
 )
 from coherent_volume.gating import ABSENCE_S
@@ -677,3 +678,36 @@ def test_every_editor_is_tested():
 
 def test_points_of_a_commit_are_points():
     assert set(POINTS_OF_A_COMMIT) < set(points.POINTS)
+
+
+@pytest.mark.invariant("I5")
+@pytest.mark.parametrize("way", ["observe", "update", "append", "rename"])
+def test_large_file_that_is_changed_while_it_is_read_again_is_no_generation(
+    root, alice, monkeypatch, way
+):
+    """Beside somebody who has it open; what was hashed is not what would be handed on."""
+    monkeypatch.setattr("coherent_volume.files.IN_MEMORY_MAX", 100)
+    alice.create("plans/large", b"A" * 1000)
+    real = operations.reading_open
+    with open(root / "plans/large", "r+b", buffering=0) as editor:
+
+        @contextlib.contextmanager
+        def edited(parts, key):
+            with real(parts, key) as found:
+                os.pwrite(editor.fileno(), b"B" * 10, 500)
+                yield found
+                os.pwrite(editor.fileno(), b"A" * 10, 500)
+
+        monkeypatch.setattr("coherent_volume.operations.reading_open", edited)
+        calls = {
+            "observe": lambda: alice.observe("plans/large"),
+            "update": lambda: alice.update("plans/large", lambda data: data + b"!", retries=0),
+            "append": lambda: alice.append("plans/large", b"!"),
+            "rename": lambda: alice.rename("plans/large", "plans/moved"),
+        }
+        monkeypatch.setattr("coherent_volume.operations.TURN_WAIT_S", 0.01)
+        with pytest.raises(BusyError):
+            calls[way]()
+    for entry in alice.log():
+        if entry.path == "plans/large":
+            assert alice.read_at(entry.path, entry.generation) == b"A" * 1000

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+import tempfile
 import time
 from itertools import pairwise
 
@@ -18,6 +19,7 @@ from coherent_volume import (
     NotManagedError,
     OutsideRootError,
     UsageError,
+    artifact_io,
 )
 from tests.harness import evidence
 
@@ -483,6 +485,33 @@ def test_writer_whose_block_raises_discards(root, alice):
 
     with pytest.raises(ZeroDivisionError):
         write_half()
+    assert (root / PLAN).read_bytes() == b"first\n"
+    assert alice.observe(PLAN).generation == 0
+
+
+@pytest.mark.parametrize("mode", ["w", "a"])
+def test_text_writer_whose_end_cannot_be_written_discards(root, alice, monkeypatch, mode):
+    def full():
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def small():
+        content = tempfile.SpooledTemporaryFile()  # noqa: SIM115 - the writer closes it
+        take = content.write
+        monkeypatch.setattr(
+            content, "write", lambda data: take(data) if content.tell() < 8000 else full()
+        )
+        return content
+
+    monkeypatch.setattr(artifact_io, "_spool", small)
+    alice.read(PLAN)
+
+    def write_lines():
+        with alice.open(PLAN, mode) as file:
+            for number in range(1200):  # the last of them wait for the end of the block
+                file.write(f"line {number:04}\n")
+
+    with pytest.raises(OSError, match="No space left"):
+        write_lines()
     assert (root / PLAN).read_bytes() == b"first\n"
     assert alice.observe(PLAN).generation == 0
 

@@ -97,7 +97,7 @@ class _Run:
             session=f"agent{number}" if number % 2 else None,
             paths=PATHS,
             seconds=seconds,
-            edits=self.edits,
+            mix=(30, 4 if self.edits else 0),
             mortality=self.mortality,
         )
 

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import shutil
+import stat
+import threading
 from collections import Counter
 from pathlib import Path
 
@@ -10,11 +14,14 @@ import pytest
 
 from coherent_volume import (
     AlreadyExistsError,
+    CoherenceError,
     ConflictError,
     NotFoundError,
     NotObservedError,
     StaleGenerationError,
 )
+from coherent_volume.digest import digest_of
+from coherent_volume.model import ArtifactKey
 from tests.harness.processes import Workers
 from tests.harness.workload import count_up
 
@@ -491,6 +498,69 @@ def test_refused_content_is_kept_even_when_its_directory_was_removed(root, alice
         alice.write(PLAN, "two\n")
 
     assert (root / refusal.value.kept).read_bytes() == b"two\n"
+
+
+def stale_without_the_directory(root, alice, bob):
+    alice.read(PLAN)
+    bob.read(PLAN)
+    bob.write(PLAN, "bob's\n")
+    shutil.rmtree(root / ".coherence" / "refused")
+
+
+@pytest.mark.invariant("I6")
+def test_refusal_without_its_directory_closes_nothing_of_the_programs(
+    root, alice, bob, monkeypatch
+):
+    stale_without_the_directory(root, alice, bob)
+
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "makedirs", full)
+        with pytest.raises(CoherenceError):
+            alice.write(PLAN, "mine\n")
+    own = [os.open(os.devnull, os.O_RDONLY) for _ in range(8)]
+    with pytest.raises(ConflictError) as refusal:
+        alice.write(PLAN, "mine\n")
+    assert (root / refusal.value.kept).read_bytes() == b"mine\n"
+    alice.close()
+    for descriptor in own:
+        assert stat.S_ISCHR(os.fstat(descriptor).st_mode)
+        os.close(descriptor)
+
+
+@pytest.mark.invariant("I6")
+def test_refusals_of_several_threads_make_their_directory_anew_once(root, alice, bob):
+    stale_without_the_directory(root, alice, bob)
+    before = len(os.listdir("/proc/self/fd"))
+    kept = []
+
+    def refused(number):
+        with pytest.raises(ConflictError) as refusal:
+            alice.write(PLAN, f"{number}\n")
+        kept.append((refusal.value.kept, f"{number}\n"))
+
+    threads = [threading.Thread(target=refused, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(kept) == 4
+    for name, content in kept:
+        assert (root / name).read_text() == content
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+@pytest.mark.invariant("I6")
+def test_refusal_whose_staged_file_is_gone_lets_go_of_no_directory(alice, monkeypatch):
+    alice.read(PLAN)
+    staging = alice._parts.staging
+    closed, close = [], os.close
+    monkeypatch.setattr(os, "close", lambda number: (closed.append(number), close(number)))
+    with pytest.raises(FileNotFoundError):
+        staging.refuse("gone", ArtifactKey(PLAN.encode()), "alice", 1, digest_of(b"mine"))
+    assert staging.refused not in closed
 
 
 @pytest.mark.invariant("I6")

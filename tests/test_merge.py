@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import difflib
 from collections import Counter
 
 import pytest
@@ -18,9 +19,17 @@ from coherent_volume import (
     NotObservedError,
     StaleGenerationError,
     UsageError,
+    lines,
     points,
 )
-from coherent_volume.lines import lines_of, matching_blocks
+from coherent_volume import merge as merging
+from coherent_volume.lines import (
+    STEPS_MAX,
+    TooAlikeError,
+    lines_of,
+    matches,
+    matching_blocks,
+)
 from coherent_volume.merge import (
     LINES_MAX,
     MERGE_BYTES_MAX,
@@ -205,6 +214,73 @@ def test_marked_copy_shows_both_sides_and_merges_the_rest():
 def test_markers_stand_on_lines_of_their_own():
     marked = three_way(b"a", b"head", b"mine").marked("h", "b", "m")
     assert marked == b"<<<<<<< h\nhead\n||||||| b\na\n=======\nmine\n>>>>>>> m\n"
+
+
+def looked_at(monkeypatch, at_most):
+    """Fail as soon as difflib was given more than *at_most* lines to look through, in all."""
+    real, given = difflib.SequenceMatcher.find_longest_match, [0]
+
+    def counted(matcher, *where):
+        given[0] += where[1] - where[0]
+        assert given[0] <= at_most
+        return real(matcher, *where)
+
+    monkeypatch.setattr(difflib.SequenceMatcher, "find_longest_match", counted)
+
+
+def every_eighth(word, at, count=20_000):
+    return b"".join((word if n % 8 == at else b"line") + b" %d\n" % n for n in range(count))
+
+
+def test_thousands_of_scattered_changes_are_compared_in_one_pass(monkeypatch):
+    base, head, mine = every_eighth(b"", 9), every_eighth(b"head", 0), every_eighth(b"mine", 4)
+    looked_at(monkeypatch, at_most=len(lines_of(base)))
+    assert three_way(base, head, mine).verdict is Verdict.CLEAN
+    assert three_way(base, head, base + b"more\n").verdict is Verdict.CLEAN
+    assert three_way(base, head, head.replace(b"head 80\n", b"mine 80\n")).content is None
+    assert keeps_every_hunk(base, head, head + b"more\n")
+    assert sum(length for _, _, length in matches(lines_of(base), lines_of(head))) == 17_500
+
+
+def test_scattered_changes_among_lines_that_stand_twice_are_compared_in_bounded_work(monkeypatch):
+    twice = [bytes(line) for line in lines_of(every_eighth(b"", 9, 10_000)) for _ in range(2)]
+    other = [b"new\n" if number % 8 == 0 else line for number, line in enumerate(twice)]
+    looked_at(monkeypatch, at_most=STEPS_MAX * 3)  # twice as much for what must have an answer
+    with pytest.raises(TooAlikeError):
+        matching_blocks(twice, other)
+    for a, b, length in matches(twice, other):
+        assert twice[a : a + length] == other[b : b + length]
+
+
+def test_small_gap_is_compared_in_detail_beside_one_that_costs_too_much(monkeypatch):
+    monkeypatch.setattr(lines, "_STEPS_OF_MATCHES_MAX", 1000)
+    small = [b"}\n", b"a\n", b"a\n", b"b\n"]
+    costly = [b"x\n", b"y\n"] * 200
+    old = [b"1\n", *costly, b"2\n", *small, b"3\n"]
+    new = [b"0\n", b"1\n", *costly[1:], b"z\n", b"2\n", *small[1:], b"}\n", b"3\n", b"4\n"]
+    assert (403, 403, 3) in matches(old, new)
+
+
+def test_a_change_is_looked_for_among_the_others_in_one_pass():
+    """Many insertions beside one line that both have: counted in lines that are looked up."""
+    looked_up = []
+
+    class Line(bytes):
+        __slots__ = ()
+
+        def __hash__(self):
+            looked_up.append(self)
+            return super().__hash__()
+
+    base = [Line(b"%d\n" % number) for number in range(1000)]
+    new = [Line(b"new %d\n" % number) for number in range(1000)]
+    common = Line(b"}\n")
+    head = [line for pair in zip(base, new, strict=True) for line in pair] + [common]
+    head_made = [(n + 1, n + 1, 2 * n + 1, 2 * n + 2) for n in range(999)]
+    head_made.append((1000, 1000, 1999, 2001))
+    mine = [Line(b"mine\n"), common, *base]
+    assert not merging._alike(base, head, head_made, mine, [(0, 0, 0, 2)])
+    assert len(looked_up) < 20 * len(new)
 
 
 # ── lines that come again ────────────────────────────────────────────────────

@@ -398,6 +398,7 @@ class Served:
 
     def __init__(self, is_short):
         self.requests, self.answered = queue.Queue(), queue.Queue()
+        self.before = set(threading.enumerate())
         self.stuck, self.ended = threading.Event(), threading.Event()
         self.thread = threading.Thread(
             target=Workers(self._take, self._answer, is_short, 64, self.ended).run
@@ -414,6 +415,10 @@ class Served:
         if request == b"stuck":
             self.stuck.wait(30)
         self.answered.put((request, threading.get_ident()))
+
+    def workers(self):
+        names = [each.name for each in threading.enumerate() if each not in self.before]
+        return [name for name in names if name != "fuse-watch"]
 
     def end(self):
         self.stuck.set()
@@ -436,6 +441,42 @@ def test_a_request_that_takes_long_does_not_keep_the_others_waiting(looks_short)
         for number in range(20):
             served.requests.put(b"%d" % number)
             assert served.answered.get(timeout=30)[0] == b"%d" % number
+    finally:
+        served.end()
+
+
+@pytest.mark.parametrize("looks_short", [True, False])
+def test_many_requests_that_take_long_do_not_keep_the_others_waiting(looks_short):
+    served = Served(lambda message: looks_short)
+    try:
+        for _ in range(18):
+            served.requests.put(b"stuck")
+        for number in range(20):
+            served.requests.put(b"%d" % number)
+        assert {served.answered.get(timeout=30)[0] for _ in range(20)} == {
+            b"%d" % number for number in range(20)
+        }
+        started = len(served.workers())
+        served.stuck.set()
+        assert [served.answered.get(timeout=30)[0] for _ in range(18)] == [b"stuck"] * 18
+        deadline = time.monotonic() + 30
+        while len(served.workers()) > 8 and time.monotonic() < deadline:
+            served.requests.put(b"more")
+            served.answered.get(timeout=30)
+        assert started > 18 > 8 >= len(served.workers())
+    finally:
+        served.end()
+
+
+def test_threads_that_nobody_lets_go_of_are_not_multiplied_without_end():
+    served = Served(lambda message: False)
+    try:
+        for _ in range(100):
+            served.requests.put(b"stuck")
+        deadline = time.monotonic() + 3
+        while len(served.workers()) < 64 and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert len(served.workers()) <= 64
     finally:
         served.end()
 

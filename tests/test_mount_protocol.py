@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
 import struct
 
 import pytest
+from harness.unmounted import Connected, Mounted, failing
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -14,6 +17,7 @@ from coherent_volume.merge import keeps_every_hunk
 from fuse_mount import protocol
 from fuse_mount.errnos import ERRNOS, errno_of
 from fuse_mount.faces import Faces
+from fuse_mount.locking import Wanted
 from fuse_mount.protocol import Opcode, ProtocolError
 
 
@@ -127,3 +131,63 @@ def test_the_time_shown_grows_with_every_generation(generations):
         shown, shown[1:], generations, generations[1:], strict=False
     ):
         assert after == before if one == two else after >= before + 10**6
+
+
+# ── what the kernel hears ────────────────────────────────────────────────────
+
+PLAN = "plans/plan.md"
+
+
+@pytest.fixture
+def mounted(alice):
+    alice.read(PLAN)
+    here = Mounted(alice)
+    yield here
+    here.unmount()
+
+
+@pytest.fixture
+def connected(mounted):
+    here = Connected(mounted)
+    yield here
+    here.close()
+
+
+@pytest.mark.parametrize("when", ["before", "during", "after"])
+def test_whoever_stops_waiting_for_a_lock_hears_of_it_at_whatever_moment(
+    mounted, connected, monkeypatch, when
+):
+    node = mounted.node(PLAN)
+    mounted.tree.lock(node, 1, Wanted(0, 9, fcntl.F_WRLCK, is_flock=False))
+    take = mounted.tree.lock
+
+    def interrupt():
+        connected.ask(Opcode.INTERRUPT, 0, (9,), unique=8)
+
+    def interrupted(*arguments):
+        monkeypatch.setattr(mounted.tree, "lock", take)
+        interrupt()
+        take(*arguments)
+
+    if when == "before":
+        interrupt()
+    elif when == "during":
+        monkeypatch.setattr(mounted.tree, "lock", interrupted)
+    connected.ask(Opcode.SETLKW, node.id, (0, 2, 0, 9, fcntl.F_WRLCK, 1, 0, 0), unique=9)
+    if when == "after":
+        interrupt()
+    assert connected.answer() == (errno.EINTR, 9)
+
+
+@pytest.mark.parametrize("opcode", [Opcode.OPEN, Opcode.CREATE])
+def test_an_open_that_the_kernel_is_told_failed_is_not_open(
+    mounted, connected, monkeypatch, opcode
+):
+    node = mounted.node(PLAN) if opcode == Opcode.OPEN else mounted.tree.nodes.root
+    fields = (os.O_RDONLY, 1) if opcode == Opcode.OPEN else (os.O_RDWR | os.O_CREAT, 0o600, 0, 1)
+    before = mounted.in_use()
+    monkeypatch.setattr(mounted.tree, "drop_bits", failing)
+    connected.ask(opcode, node.id, fields, b"" if opcode == Opcode.OPEN else b"free\0")
+    assert connected.answer() == (errno.ENOSPC, 7)
+    assert mounted.tree._open_files == {}
+    assert mounted.in_use() == before

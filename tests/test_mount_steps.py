@@ -16,6 +16,7 @@ from harness.mounted import mounts_of, needs_fuse
 
 from coherent_volume import NotObservedError
 from coherent_volume.model import ArtifactKey
+from coherent_volume.parts import now_ns
 from fuse_mount import credit
 from fuse_mount.fence import Fence, Options, seen_of
 from fuse_mount.tree import Caller, Change
@@ -99,6 +100,37 @@ def test_a_temporary_file_renamed_while_open_goes_on_as_the_artifact(place, root
         assert (root / "plans" / "plan.md").read_bytes() == b"first\n"
     assert (root / "plans" / "plan.md").read_bytes() == b"first\nsecond\n"
     assert bob.log("plans/plan.md", limit=1)[0].generation == 2
+
+
+def test_a_program_saves_again_what_it_renamed_while_it_was_open(place, root):
+    alice, _ = place
+    alice.ok(
+        "python3 - <<'END'\nimport os\n"
+        "f = open('t', 'w'); f.write('a'); f.flush(); os.replace('t', 'plans/plan.md')\n"
+        "f.write('b'); f.close(); open('plans/plan.md', 'w').write('c')\nEND"
+    )
+    assert (root / "plans" / "plan.md").read_bytes() == b"c"
+
+
+BEFORE = "mkdir plans/moved; sh -c 'echo x > plans/moved/d.md'; rm -r plans/moved; sleep 0.3"
+
+
+@pytest.mark.parametrize("before", ["true", BEFORE])
+def test_whoever_moves_a_directory_to_managed_names_may_save_its_files(place, root, before):
+    alice, _ = place
+    alice.ok(
+        f"{before}; mkdir drafts && echo mine > drafts/d.md && mv drafts plans/moved"
+        " && echo changed > plans/moved/d.md"
+    )
+    assert (root / "plans" / "moved" / "d.md").read_bytes() == b"changed\n"
+
+
+def test_what_a_peer_changes_in_a_moved_directory_is_not_overwritten_unread(place, root):
+    alice, _ = place
+    alice.ok("mkdir drafts && echo mine > drafts/d.md && mv drafts plans/moved")
+    (root / "plans" / "moved" / "d.md").write_bytes(b"from outside\n")
+    assert alice.sh("echo changed > plans/moved/d.md").returncode != 0
+    assert (root / "plans" / "moved" / "d.md").read_bytes() == b"from outside\n"
 
 
 def test_two_artifacts_are_exchanged_in_one_commit(place, root):
@@ -235,6 +267,47 @@ def test_a_living_process_is_held_to_what_it_read_however_much_is_opened_after(b
         )  # no such process
     assert here.standing(key, editor).base == first
     assert len(here._last) < 20
+
+
+def test_a_program_is_not_held_to_what_another_read_that_had_its_number(bob, monkeypatch):
+    key, number = ArtifactKey(b"plans/plan.md"), os.getppid()
+    here = credit.Credit(bob._open_parts(), 0.0)
+    here.note_read(key, seen_of(bob.write("plans/plan.md", OLD, overwrite=True)), number, None)
+    newer = seen_of(bob.write("plans/plan.md", NEW))
+    here.note_read(key, newer, os.getpid(), None)
+    assert here.standing(key, number).base != newer
+    monkeypatch.setattr(credit, "start_of", lambda process: now_ns() * (process == number))
+    assert here.standing(key, number).base == newer
+
+
+def test_what_was_edited_right_after_the_start_is_not_saved_over(root, alice, monkeypatch):
+    parts, real = alice._open_parts(), time.time_ns
+    with monkeypatch.context() as behind:
+        # The times of files are behind the clock by up to a tick, here by one of 10 ms.
+        behind.setattr(time, "time_ns", lambda: real() + 10**7)
+        fence = Fence(parts, Options(), alice._maintenance.nudge)
+    (root / "plans" / "new.md").write_bytes(b"a person's edit after the start\n")
+    assert fence.claims.claim(ArtifactKey(b"plans/new.md"), 0).base is None
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_what_was_edited_after_the_clock_was_set_back_is_not_saved_over(
+    root, alice, monkeypatch, again
+):
+    parts, real = alice._open_parts(), time.time_ns
+    key = ArtifactKey(b"plans/plan.md")
+    with monkeypatch.context() as ahead:
+        ahead.setattr(time, "time_ns", lambda: real() + 3 * 10**9)
+        fence = Fence(parts, Options(), alice._maintenance.nudge)
+        assert fence.claims.claim(key, 0).base is not None
+        if again:
+            ahead.setattr(time, "time_ns", real)
+            fence.claims.watch_clock()
+            ahead.setattr(time, "time_ns", lambda: real() + 3 * 10**9)
+        else:
+            ahead.setattr(time, "time_ns", real)
+        (root / "plans" / "plan.md").write_bytes(b"a person's edit after the start\n")
+        assert fence.claims.claim(key, 0).base is None
 
 
 def test_a_view_is_not_written_down_over_a_later_one_of_the_session(bob, volume):

@@ -423,6 +423,36 @@ def test_edit_in_place_with_its_time_put_back_is_adopted(text, die, volume, sett
     assert history(bob)[-1] == (2, "outside")
 
 
+ODD_NAME = "plans/\x1b]0;title\x07\x1b[2Jx"
+
+
+def commit_to_the_odd_name_and_die(root: str) -> None:
+    """In a child: what is to be installed is gone when it dies."""
+    volume = CoherentVolume(root, session="alice")
+
+    def reached(name: str) -> None:
+        if name == "before_install":
+            for stage in Path(root, ".coherence", "staging").iterdir():
+                stage.unlink()
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    volume.create(ODD_NAME, "one")
+    points.reached = reached
+    volume.write(ODD_NAME, "two")
+
+
+def test_name_that_a_warning_tells_reaches_no_terminal_as_a_command(
+    root, volume, nursery, expected_warnings
+):
+    volume("starter").close()
+    assert nursery(commit_to_the_odd_name_and_die, root=root).killed
+    assert volume("bob").read(ODD_NAME) == b"two"
+    told = said(expected_warnings)
+    assert "was made visible again" in told
+    assert "\x1b" not in told
+    assert "\x07" not in told
+
+
 @pytest.mark.invariant("I8")
 def test_removed_file_is_not_installed_again(text, die, volume):
     die(("write", "one\n"))

@@ -19,6 +19,7 @@ from coherent_volume import (
     ForeignEditError,
     NotObservedError,
     StaleGenerationError,
+    ageing,
     report,
 )
 from coherent_volume.conflict import ConflictReport
@@ -409,8 +410,10 @@ def test_report_that_somebody_meddled_with_is_none(root, stale):
         assert stale.why(PLAN) is None
 
 
-def test_reports_are_not_listed_as_refused_content_and_are_swept(root, stale, volume):
+def test_reports_are_not_listed_as_refused_content_and_are_swept(root, stale, volume, monkeypatch):
     error = refused(stale)
+    an_hour_later = ageing.now_ns() + 3600 * 10**9
+    monkeypatch.setattr(ageing, "now_ns", lambda: an_hour_later)
     assert [each.file for each in stale.status().refused] == [error.kept]
     old = time.time() - 40 * 86_400
     for path in (root / ".coherence" / "refused").iterdir():
@@ -469,3 +472,21 @@ def test_refusal_without_a_commit_is_explained_as_well(root, stale):
     )
     assert said == stale.why(PLAN)
     assert (said.cause, said.merge) == ("refused at open", "overlaps")
+
+
+@pytest.mark.invariant("I6")
+@pytest.mark.parametrize("way", ["refuse", "merge"])
+def test_kept_copy_that_was_edited_by_hand_survives_the_next_refusal(root, stale, way):
+    def again():
+        with pytest.raises(ConflictError) as refusal:
+            stale.write(PLAN, "mine\n", on_conflict=way)
+        return root / (refusal.value.fields.get("marked") or refusal.value.kept)
+
+    kept = again()
+    fresh = kept.read_bytes()
+    for number in (1, 2):
+        kept.write_bytes(b"resolved by hand %d\n" % number)
+        assert again() == kept
+        assert kept.read_bytes() == fresh
+        beside = kept.with_name(f"{kept.name}.edited{number}")
+        assert beside.read_bytes() == b"resolved by hand %d\n" % number

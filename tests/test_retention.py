@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import os
+import sqlite3
 import time
 from pathlib import Path
 
 import pytest
 
-from coherent_volume import CoherentVolume, ConflictError
+from coherent_volume import (
+    CoherentVolume,
+    ConflictError,
+    DamagedError,
+    GenerationNotKeptError,
+    ageing,
+)
 from tests.harness import evidence
 
 PLAN = "plans/plan.md"
@@ -80,6 +87,8 @@ def test_head_is_kept_however_old_it_is(keeping, volume, monkeypatch):
     later = time.time_ns() + 400 * DAY_S * 10**9
     monkeypatch.setattr("time.time_ns", lambda: later)
     monkeypatch.setattr("time.time", lambda: later / 1e9)
+    now = ageing.now_ns() + 400 * DAY_S * 10**9
+    monkeypatch.setattr(ageing, "now_ns", lambda: now)
 
     with volume("bob", managed=None) as bob:
         assert bob.observe(PLAN).generation == 2
@@ -146,7 +155,7 @@ def test_object_that_two_generations_share_outlives_the_first(keeping, volume):
 
 
 @pytest.mark.invariant("I6")
-def test_refused_content_is_swept_by_age_and_not_before(keeping, volume):
+def test_refused_content_is_swept_by_age_and_not_before(keeping, volume, monkeypatch):
     root = keeping(refused_days=7)
     with volume("alice", managed=None) as alice, volume("bob", managed=None) as bob:
         alice.read(PLAN)
@@ -159,6 +168,8 @@ def test_refused_content_is_swept_by_age_and_not_before(keeping, volume):
             kept.append(root / refusal.value.kept)
     age = time.time() - 8 * DAY_S
     os.utime(kept[0], (age, age))
+    an_hour_later = ageing.now_ns() + 3600 * 10**9
+    monkeypatch.setattr(ageing, "now_ns", lambda: an_hour_later)
 
     with volume("carol", managed=None) as carol:
         carol.update(PLAN, lambda data: data + b"carol\n")
@@ -261,3 +272,58 @@ def test_pruning_does_not_make_a_reader_of_an_old_generation_wrong(keeping, volu
     alice.write(PLAN, "5\n")
     with pytest.raises(ConflictError):
         bob.write(PLAN, "from the pruned one\n", base=seen)
+
+
+def overtake(reader, monkeypatch, meanwhile):
+    """Let *meanwhile* happen after *reader* has looked up an object, before it opens that."""
+    staging = reader._parts.staging
+    opens = staging.open_object
+
+    def late(name):
+        monkeypatch.setattr(staging, "open_object", opens)
+        meanwhile(name)
+        return opens(name)
+
+    monkeypatch.setattr(staging, "open_object", late)
+
+
+def test_reader_that_retention_overtakes_is_told_so_and_not_of_damage(keeping, volume, monkeypatch):
+    root = keeping(generations=1)
+    large = [bytes([65 + number]) * 300_000 for number in range(3)]
+    with volume("alice", managed=None) as alice:
+        alice.create("plans/large", large[0])
+    bob = volume("bob", managed=None)
+
+    def pruned(name):
+        with volume("carol", managed=None) as carol:
+            for content in large[1:]:
+                carol.write("plans/large", content, overwrite=True)
+        assert name not in objects_of(root)
+
+    overtake(bob, monkeypatch, pruned)
+    with pytest.raises(GenerationNotKeptError, match="generation 1 is not kept any longer"):
+        bob.read_at("plans/large", 1)
+
+
+def test_reader_whose_object_was_replaced_reads_the_other_one(root, volume, monkeypatch):
+    alice = volume("alice")
+    alice.create("plans/large", b"x" * 300_000)
+
+    def replaced(name):
+        folder = root / ".coherence"
+        (folder / "objects" / name).rename(folder / "objects" / f"{name}9")
+        with sqlite3.connect(folder / "sidecar.db") as database:
+            database.execute("UPDATE history SET object = object || '9'")
+        database.close()
+
+    overtake(alice, monkeypatch, replaced)
+    assert alice.read_at("plans/large", 1) == b"x" * 300_000
+
+
+def test_object_that_is_gone_though_its_row_stands_is_damage(root, volume):
+    alice = volume("alice")
+    alice.create("plans/large", b"x" * 300_000)
+    for name in objects_of(root):
+        (root / ".coherence" / "objects" / name).unlink()
+    with pytest.raises(DamagedError, match="missing from objects/"):
+        alice.read_at("plans/large", 1)

@@ -408,3 +408,16 @@ def test_something_odd_in_place_of_an_artifact_is_reported_and_the_rest_goes_bac
     done = alice.restore_since(since, by="outside")
     assert [e.path for e in done.left] == [A]
     assert contents(alice, B) == [b"b\n"]
+
+
+def test_an_old_outside_edit_that_is_found_only_now_is_left_alone(volume, root):
+    alice = volume("alice")
+    alice.read("plans/plan.md")
+    (root / "plans/plan.md").write_text("by hand, long ago\n")
+    since = time.time() + 3600
+    done = alice.restore_since(since, by="outside")
+    assert (done.steps, done.commits) == ((), ())
+    assert [each.path for each in done.left] == ["plans/plan.md"]
+    assert "is older" in done.left[0].reason
+    assert alice.read("plans/plan.md") == b"by hand, long ago\n"
+    assert alice.log("plans/plan.md")[0].session == "outside"

@@ -193,7 +193,7 @@ def test_audit_of_a_volume_that_others_write_to_finds_nothing(root, volume):
                 session=f"writer{number}",
                 paths=[PLAN, OTHER, "plans/third.md"],
                 seconds=1.5,
-                edits=True,
+                mix=(30, 4),
             )
         for worker in workers.all:
             worker.wait_for("ready")

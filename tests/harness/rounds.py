@@ -153,8 +153,7 @@ class _Crew:
             live,
             root=self.root,
             session=f"agent{number}" if number % 2 else None,
-            edits=self.plan.edits,
-            reads=self.plan.reads,
+            mix=(self.plan.reads, 4 if self.plan.edits else 0),
             mortality=self.plan.mortality if self.plan.kills else 0.0,
             **common,
         )

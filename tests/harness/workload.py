@@ -304,11 +304,14 @@ def live(
     session: str | None,
     paths: list[str],
     seconds: float = FOREVER_S,
-    edits: bool = False,
     mortality: float = 0.0,
-    reads: int = 30,
+    mix: Sequence[int] = (30, 0),
 ) -> None:
-    """Do random things to *paths* until the time is over, or until killed."""
+    """Do random things to *paths* until the time is over, or until killed.
+
+    *mix* is how often it reads, and edits from outside, where it writes 30 times.
+    """
+    reads, edits = mix
     end = time.monotonic() + seconds
     _mortal(random.Random(seed), mortality)
     with CoherentVolume(root, session=session) as volume:
@@ -321,7 +324,7 @@ def live(
             (life.create, 6),
             (life.delete, 3),
             (life.transact, 10),
-            (life.edit_from_outside, 4 if edits else 0),
+            (life.edit_from_outside, edits),
         ]
         say("ready")
         while time.monotonic() < end:
