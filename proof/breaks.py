@@ -315,7 +315,7 @@ MUTANTS = (
     Mutant(
         "a stalled gate holder is waited for without a bound",
         "I10",
-        "locks",
+        "lock_waiter",
         "self._granted.wait(timeout_s)",
         "self._granted.wait()",
         "test_gate.py::test_stopped_holder_gives_peers_a_busy_error_with_its_pid_in_bounded_time",
