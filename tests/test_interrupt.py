@@ -189,8 +189,7 @@ def _is_the_last_step(frame, left):
     caller = frame.f_back.f_code.co_name
     if left == "open":  # the block's end, before the transaction hears of it
         return frame.f_code.co_name == "__exit__" and caller.startswith("test_interrupt_in")
-    is_suppress = frame.f_code.co_filename == contextlib.__file__
-    return is_suppress and caller == "transaction" and frame.f_back.f_locals["committing"]
+    return frame.f_code.co_filename == contextlib.__file__ and caller == "leave"
 
 
 @pytest.mark.invariant("I10")
