@@ -223,9 +223,8 @@ class FencedAttributes(FencedFiles):
             try:
                 self._renew(copy)
             except (OSError, CoherenceError) as error:  # the content is worth more
-                _log.warning(
-                    "%s is saved with its former attributes: %s", printable(shown(copy.key)), error
-                )
+                name = printable(shown(copy.key))
+                _log.warning("%s is saved with its former attributes: %s", name, error)
         super().commit_copy(state, copy, process, operation)
         if not copy.discarded:
             found = self.on_disk(copy.key)
