@@ -357,9 +357,7 @@ class Database:
         self._reader = self._writer = None
         self._in_use = False
         self._closing = 0
-        if self._guard is not None:
-            self._guard.close()  # our copies; the parent's locks live on in its own
-        self._guard = None
+        self._guard = None  # its descriptors are closed already (see descriptors)
         # The lock may be held by a lost thread.
         self._read_lock = threading.RLock()
         self.has_written = False

@@ -18,6 +18,7 @@ import os
 import struct
 import time
 
+from coherent_volume.descriptors import dismiss, opened
 from coherent_volume.errors import BusyError, from_os_error
 
 __all__ = ["Guard"]
@@ -75,12 +76,12 @@ class Guard:
                 _set(descriptor, fcntl.F_UNLCK, (0, 0))
 
     def close(self) -> None:
-        """Close the descriptors; a lock lives on in a process that has copies of them."""
+        """Close the descriptors; without ``unlock`` a copy of them keeps the locks."""
         left = self._descriptors + self._spent
         self._descriptors, self._spent = [], []
         for descriptor in left:
             with contextlib.suppress(OSError):
-                os.close(descriptor)
+                dismiss(descriptor)
 
     def keep_open(self, other: Guard) -> None:
         """Close the descriptors of *other* only with our own.
@@ -99,7 +100,7 @@ class Guard:
     def _lock(self, path: str, where: tuple[int, int]) -> None:
         until = time.monotonic() + _WAIT_S
         try:
-            self._descriptors.append(os.open(path, os.O_RDONLY | os.O_CLOEXEC))
+            self._descriptors.append(opened(path, os.O_RDONLY))
             while not _set(self._descriptors[-1], fcntl.F_RDLCK, where):
                 if time.monotonic() > until:
                     raise BusyError(

@@ -22,11 +22,13 @@ from typing import Any
 from coherent_volume.descriptors import dismiss, no_fork, opened
 from coherent_volume.errors import BusyError, StorageError
 from coherent_volume.identity import describe_holder_of_lock
+from coherent_volume.lock_waiter import Waiter as _Waiter
 from coherent_volume.weak import members
 
 __all__ = ["GATE_WAIT_S", "FairLock", "LeaseHold", "Presence", "is_present", "lifecycle_lock"]
 
 _CLOSE_WAIT_S = 1.0
+_CONTENT = b"A lock of the volume: while anybody uses it, deleting it makes two of it.\n"
 _blocks = itertools.count(1)
 GATE_WAIT_S = 10.0
 """How long a writer waits for the gate before it is told who holds it."""
@@ -43,16 +45,19 @@ class FairLock:
         self._path = path
         # Threads pass a shared descriptor's flock, so they queue here first.
         self._mutex = _mutex()
-        self._owner = 0
         # Which with-block holds it; see _Held.
         self._block = 0
         self._descriptor = -1
+        # Which file that is: one that was deleted is a lock that no peer can see.
+        self._identity = (0, 0)
         self._waiter: _Waiter | None = None
         _all_locks.add(self)
 
     def acquire(self, timeout_s: float, block: int = 0) -> None:
         """Take the lock, or raise BusyError that names the holder."""
-        if self._owner == threading.get_ident():
+        # Asked of the mutex itself: a signal handler may come right after it was taken
+        # and right before it is given back, and would let go of what is not its own.
+        if self.is_mine:
             raise BusyError(
                 "this thread holds the lock of this volume already",
                 advice="Do not use the volume from a signal handler that interrupts it.",
@@ -64,21 +69,39 @@ class FairLock:
                     "another thread of this process holds the lock of this volume",
                     holder=f"pid {os.getpid()}",
                 )
-            self._owner = threading.get_ident()
             self._block = block
-            if self._descriptor < 0:
-                self._descriptor = _open(self._path)
-            if self._waiter is None or self._waiter.is_idle():
-                try:
-                    fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                except BlockingIOError:
-                    pass
-                else:
-                    return
-            self._wait(timeout_s)
+            self._obtain(timeout_s)
+            while self._is_lost():
+                # Deleted by somebody who tidied up; whoever came since locks a new one.
+                self._drop()
+                self._obtain(timeout_s)
         except BaseException:
             self._let_go()
             raise
+
+    def _obtain(self, timeout_s: float) -> None:
+        """Lock the file that has the name at the moment of opening it."""
+        if self._descriptor < 0:
+            self._descriptor = _open(self._path)
+            found = os.fstat(self._descriptor)
+            self._identity = (found.st_dev, found.st_ino)
+        if self._waiter is None or self._waiter.is_idle():
+            try:
+                fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                pass
+            else:
+                return
+        self._wait(timeout_s)
+
+    def _is_lost(self) -> bool:
+        """Whether the file that we have locked is not the one that peers lock."""
+        try:
+            found = os.stat(self._path)
+        except OSError:
+            # Without its directory there is nothing to be protected any more.
+            return os.path.isdir(os.path.dirname(self._path))
+        return (found.st_dev, found.st_ino) != self._identity
 
     def _let_go(self) -> None:
         """Release whatever this thread holds: an interrupt may come at any line."""
@@ -88,10 +111,7 @@ class FairLock:
             self._waiter.withdraw()
         elif self._descriptor >= 0:
             self._unlock()
-        self._owner = 0
-        # More than once if an earlier interrupt left it taken.
-        while self._mutex._is_owned():
-            self._mutex.release()
+        self._mutex.release()
 
     def _unlock(self) -> None:
         try:
@@ -99,12 +119,16 @@ class FairLock:
         except OSError:
             # Never told to the caller, whose work is done. Closing the file
             # frees the lock as surely; the next use opens it again.
-            if self._waiter is not None:
-                self._waiter.stop()
-                self._waiter = None
-            else:
-                dismiss(self._descriptor)
-            self._descriptor = -1
+            self._drop()
+
+    def _drop(self) -> None:
+        """Close the file, and free it by that."""
+        if self._waiter is not None:
+            self._waiter.stop()
+            self._waiter = None
+        elif self._descriptor >= 0:
+            dismiss(self._descriptor)
+        self._descriptor = -1
 
     def _wait(self, timeout_s: float) -> None:
         # flock cannot wait for a bounded time, and polling would lose the
@@ -122,7 +146,7 @@ class FairLock:
     @property
     def is_mine(self) -> bool:
         """Whether this thread holds it."""
-        return self._owner == threading.get_ident()
+        return bool(self._mutex._is_owned())
 
     def release_block(self, block: int) -> None:
         """Let go of what a with-block held that was left by an interrupt."""
@@ -146,12 +170,7 @@ class FairLock:
         if not self._mutex.acquire(timeout=_CLOSE_WAIT_S):
             return
         try:
-            if self._waiter is not None:
-                self._waiter.stop()
-                self._waiter = None
-            elif self._descriptor >= 0:
-                dismiss(self._descriptor)
-            self._descriptor = -1
+            self._drop()
         finally:
             self._mutex.release()
 
@@ -162,7 +181,6 @@ class FairLock:
         # The mutex may be held by a thread that does not exist here, and the
         # waiting thread does not exist either.
         self._descriptor = -1
-        self._owner = 0
         self._mutex = _mutex()
         self._waiter = None
 
@@ -194,94 +212,9 @@ class _Held:
         self._lock.release()
 
     def __del__(self) -> None:
-        self._lock.release_block(self._block)
-
-
-class _Waiter:
-    """A thread that waits in flock on behalf of one requester at a time."""
-
-    def __init__(self, descriptor: int) -> None:
-        self._descriptor = descriptor
-        self._state = _mutex()
-        self._asked = threading.Semaphore(0)
-        self._granted = threading.Event()
-        self._wanted = False
-        self._stopping = False
-        self._failure: OSError | None = None
-        self.busy = False
-        threading.Thread(target=self._run, name="coherent-lock-waiter", daemon=True).start()
-
-    def obtain(self, timeout_s: float) -> bool:
-        """Have the lock within *timeout_s*; an abandoned wait keeps its place."""
-        try:
-            with self._state:
-                self._wanted = True
-                self._granted.clear()
-                if not self.busy:
-                    self.busy = True
-                    self._asked.release()
-            self._granted.wait(timeout_s)
-            with self._state:
-                if not self._granted.is_set():
-                    self._wanted = False
-                    return False
-                failure, self._failure = self._failure, None
-        except BaseException:
-            self.withdraw()
-            raise
-        if failure is not None:
-            raise StorageError(
-                f"could not lock the volume: {failure.strerror}", step="lock", errno=failure.errno
-            ) from failure
-        return True
-
-    def withdraw(self) -> None:
-        """An interrupt ended the wait, at any line: nobody is there to be given the lock."""
-        with self._state:
-            if self._granted.is_set():
-                self._granted.clear()
-                fcntl.flock(self._descriptor, fcntl.LOCK_UN)
-            self._wanted = False
-            if self.busy:
-                self._asked.release()  # it may have come before that
-        while self._state._is_owned():  # or at the end of a block
-            self._state.release()
-
-    def is_idle(self) -> bool:
-        """Whether no wait is under way, abandoned or not."""
-        with self._state:
-            return not self.busy
-
-    def stop(self) -> None:
-        """End the thread; it closes the descriptor, which frees the lock."""
-        with self._state:
-            self._stopping = True
-            self._wanted = False
-        self._asked.release()
-
-    def _run(self) -> None:
-        while True:
-            self._asked.acquire()
-            if self._stopping:
-                dismiss(self._descriptor)
-                return
-            with self._state:
-                if not self.busy:
-                    continue  # asked twice for one wait
-            failure = None
-            try:
-                fcntl.flock(self._descriptor, fcntl.LOCK_EX)
-            except OSError as error:
-                failure = error
-            with self._state:
-                if self._wanted:
-                    self._failure = failure
-                    self._granted.set()
-                elif failure is None:
-                    # Before we are idle again: whoever sees that tries the same
-                    # descriptor, and would be unlocked by us.
-                    fcntl.flock(self._descriptor, fcntl.LOCK_UN)
-                self.busy = False
+        block = getattr(self, "_block", 0)  # an interrupt may come before it is made
+        if block:
+            self._lock.release_block(block)
 
 
 _all_locks: weakref.WeakSet[FairLock] = weakref.WeakSet()
@@ -300,7 +233,12 @@ os.register_at_fork(after_in_child=_after_fork_in_child)
 
 def _open(path: str) -> int:
     try:
-        return opened(path, os.O_RDWR | os.O_CREAT)
+        descriptor = opened(path, os.O_RDWR | os.O_CREAT)
+        # Not empty: who tidies up deletes empty files.
+        with contextlib.suppress(OSError):
+            if not os.fstat(descriptor).st_size:
+                os.pwrite(descriptor, _CONTENT, 0)
+        return descriptor
     except OSError as error:
         raise StorageError(
             f"could not open the lock file: {error.strerror}", step="lock", errno=error.errno

@@ -264,9 +264,9 @@ MUTANTS = (
     Mutant(
         "a commit is acknowledged before it is published",
         "I7",
-        "database",
-        '            committing = True\n            connection.execute("COMMIT")\n',
-        "            committing = True\n",
+        "sql_transaction",
+        '                self._connection.execute("COMMIT")\n',
+        "                pass\n",
         "test_generations.py::test_numbers_go_on_when_every_process_was_gone_in_between",
     ),
     Mutant(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import select
 import signal
@@ -458,3 +459,37 @@ def test_commit_inside_the_function_of_an_update_does_not_deadlock(alice):
         start = time.monotonic()
         assert alice.update(PLAN, derive).generation == 1
         assert time.monotonic() - start < 5.0
+
+
+# ── a lock file that somebody deletes ────────────────────────────────────────
+
+
+@pytest.mark.invariant("I1")
+@pytest.mark.parametrize("is_waited_for", [False, True])
+def test_deleted_gate_does_not_let_two_into_it(root, alice, process, is_waited_for):
+    alice.append(PLAN, "one\n")
+    if is_waited_for:
+        # Its thread goes on waiting at the old file.
+        with gate_of(root).open("rb+") as peer:
+            fcntl.flock(peer, fcntl.LOCK_EX)
+            with pytest.raises(BusyError):
+                alice._parts.gate.acquire(0.01)
+            gate_of(root).unlink()
+    else:
+        gate_of(root).unlink()
+    holder = process.start(HOLDER, root=root)
+    assert holder.hear() == "inside"
+    with pytest.raises(BusyError) as refused:
+        alice._parts.gate.acquire(0.05)
+    assert str(holder.pid) in refused.value.holder
+    holder.tell()
+    assert holder.result() == 2
+    assert alice.append(PLAN, "three\n").generation == 3
+
+
+@pytest.mark.invariant("I1")
+def test_who_tidies_up_empty_files_deletes_no_lock(root, alice):
+    alice.update(PLAN, lambda content: content + b"more\n")
+    turns = sorted((root / ".coherence" / "turns").iterdir())
+    assert turns
+    assert [path for path in (gate_of(root), *turns) if not path.stat().st_size] == []

@@ -11,7 +11,16 @@ import threading
 
 import pytest
 
-from coherent_volume import BusyError, cache, locks, maintenance, meters, parts
+from coherent_volume import (
+    BusyError,
+    cache,
+    database,
+    locks,
+    maintenance,
+    meters,
+    parts,
+    sql_transaction,
+)
 from tests.harness.processes import until
 
 PLAN = "plans/plan.md"
@@ -53,6 +62,8 @@ PLACES = [
     locks.FairLock.release,
     locks.FairLock._let_go,
     locks.FairLock._unlock,
+    locks.FairLock._obtain,
+    locks.FairLock._is_lost,
 ]
 
 
@@ -131,6 +142,94 @@ def _is_free(descriptor):
     return True
 
 
+@pytest.mark.invariant("I7")
+@pytest.mark.parametrize(
+    "function",
+    [
+        sql_transaction.Transaction.__enter__,
+        sql_transaction.Transaction.__exit__,
+        database.Database.begin,
+        database.Database.leave,
+    ],
+    ids=lambda f: f.__qualname__,
+)
+def test_interrupt_at_any_line_of_a_commit_shows_and_undoes_no_half_of_it(alice, bob, function):
+    """Whoever handles it still has the exception, and by it the frames, while he goes on."""
+    code, came = function.__code__, 0
+    for wanted in range(1, 30):
+        lines = iter(range(1, wanted + 1))
+
+        def trace(frame, event, _, lines=lines, wanted=wanted):
+            if frame.f_code is code and event in ("call", "line") and next(lines, 0) == wanted:
+                raise _Interrupt
+            return trace
+
+        sys.settrace(trace)
+        try:
+            alice.write(PLAN, f"{wanted}\n", overwrite=True)
+        except _Interrupt:
+            sys.settrace(None)
+            came += 1
+            # A peer need not wait for us to forget the exception.
+            peer = bob.append(PLAN, "peer\n").generation
+            assert not alice._parts.sidecar.database._writer.in_transaction
+            seen = alice.observe(PLAN)
+            assert (seen.generation, seen.data) == (peer, alice.read(PLAN))
+            assert alice.append(PLAN, "handled\n").generation == peer + 1
+        finally:
+            sys.settrace(None)
+        if next(lines, 0) and came:
+            break
+    assert came
+    assert alice.check().ok
+
+
+_PEER = """
+    from coherent_volume import CoherentVolume
+    with CoherentVolume(root, session="peer") as volume:
+        return volume.append("plans/plan.md", "peer\\n").generation
+    """
+
+
+@pytest.mark.parametrize("function", [locks.FairLock.acquire, locks.FairLock._let_go])
+def test_signal_handler_at_any_line_of_the_lock_is_told_that_it_is_busy_or_goes_on(
+    alice, process, root, function
+):
+    code, came = function.__code__, 0
+    for wanted in range(1, 40):
+        answers, lines = [], iter(range(1, wanted + 1))
+
+        def trace(frame, event, _, answers=answers, left=lines, last=wanted):
+            if frame.f_code is not code or answers or event not in ("call", "line"):
+                return trace
+            if frame.f_locals["self"] is alice._parts.gate and next(left, 0) == last:
+                sys.settrace(None)
+                try:
+                    answers.append(alice.append("plans/log", "from a handler\n").generation)
+                except BusyError as busy:
+                    answers.append(busy.holder)
+            return trace
+
+        sys.settrace(trace)
+        try:
+            alice.append(PLAN, f"{wanted}\n")
+        finally:
+            sys.settrace(None)
+        if not answers:
+            break
+        came += 1
+        assert not alice._parts.gate.is_mine
+        assert alice.append(PLAN, "after\n").generation == 2 * wanted
+    assert came > 3
+    assert process(_PEER, root=root)
+
+
+def test_interrupt_before_a_hold_is_made_prints_nothing(capsys):
+    made = locks._Held.__new__(locks._Held)
+    del made
+    assert capsys.readouterr().err == ""
+
+
 # One that falls into a callback of the collector is lost there, and Python says so.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_interrupts_by_a_timer_leave_the_volume_usable(alice):
@@ -189,8 +288,7 @@ def _is_the_last_step(frame, left):
     caller = frame.f_back.f_code.co_name
     if left == "open":  # the block's end, before the transaction hears of it
         return frame.f_code.co_name == "__exit__" and caller.startswith("test_interrupt_in")
-    is_suppress = frame.f_code.co_filename == contextlib.__file__
-    return is_suppress and caller == "transaction" and frame.f_back.f_locals["committing"]
+    return frame.f_code.co_filename == contextlib.__file__ and caller == "leave"
 
 
 @pytest.mark.invariant("I10")
