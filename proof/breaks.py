@@ -332,19 +332,15 @@ MUTANTS = (
         "the gate is polled for and not queued for",
         "I11",
         "locks",
-        "            self._wait(timeout_s)\n"
-        "        except BaseException:\n"
-        "            self._let_go()",
-        "            import random, time\n"
-        "            end = time.monotonic() + timeout_s\n"
-        "            while time.monotonic() < end:\n"
-        "                time.sleep(random.random() / 50)\n"
-        "                with contextlib.suppress(BlockingIOError):\n"
-        "                    fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)\n"
-        "                    return\n"
-        "            self._wait(0.1)\n"
-        "        except BaseException:\n"
-        "            self._let_go()",
+        "        self._wait(timeout_s)\n\n    def _is_lost",
+        "        import random, time\n"
+        "        end = time.monotonic() + timeout_s\n"
+        "        while time.monotonic() < end:\n"
+        "            time.sleep(random.random() / 50)\n"
+        "            with contextlib.suppress(BlockingIOError):\n"
+        "                fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)\n"
+        "                return\n"
+        "        self._wait(0.1)\n\n    def _is_lost",
         "test_gate.py::test_waiters_are_served_in_the_order_in_which_they_came",
     ),
     Mutant(
