@@ -47,7 +47,7 @@ from fuse_mount.credit import Credit
 from fuse_mount.errnos import errno_of
 from fuse_mount.keeping import Content, copy_to_refused, keep_by
 from fuse_mount.nodes import no_such
-from fuse_mount.outcomes import before_commit
+from fuse_mount.outcomes import before_commit, is_half, of_half
 from fuse_mount.reasons import Reasons
 
 __all__ = ["PATH_MAX", "Fence", "Options", "seen_of"]
@@ -124,6 +124,8 @@ class Fence:
 
         *claim* is what the refused operation rested on.
         """
+        if claim is not None and is_half(claim.base) and isinstance(error, ConflictError):
+            error, claim = of_half(key, error), None
         number = errno_of(error, operation, self.options.refused_errno)
         self.known.pop(key, None)
         if isinstance(error, ConflictError | UnavailableError):
@@ -149,7 +151,7 @@ class Fence:
             base,
             None if isinstance(error, FencedError) else error.fields.get("current"),
             kept=error.fields.get("kept"),
-            withheld=operation not in ("unlink", "delete"),
+            withheld=operation not in ("unlink", "delete") and not error.fields.get("kept"),
         )
         # Whoever is refused tries again, often many times. The same situation has the
         # same report; and the one that names content of this session stays.

@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable
 
 from coherent_volume.attributes import Attributes, give
-from coherent_volume.errors import CoherenceError
+from coherent_volume.errors import CoherenceError, printable
 from coherent_volume.model import ArtifactKey
 from coherent_volume.paths import shown
 from fuse_mount.fenced_files import FencedFiles
@@ -223,7 +223,8 @@ class FencedAttributes(FencedFiles):
             try:
                 self._renew(copy)
             except (OSError, CoherenceError) as error:  # the content is worth more
-                _log.warning("%s is saved with its former attributes: %s", shown(copy.key), error)
+                name = printable(shown(copy.key))
+                _log.warning("%s is saved with its former attributes: %s", name, error)
         super().commit_copy(state, copy, process, operation)
         if not copy.discarded:
             found = self.on_disk(copy.key)

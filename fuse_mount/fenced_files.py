@@ -19,21 +19,18 @@ import stat
 from coherent_volume.errors import (
     CoherenceError,
 )
-from coherent_volume.model import Digest
 from fuse_mount.claims import OVERWRITE, Claim
 from fuse_mount.fenced_writing import FencedWriting, Late
 from fuse_mount.handles import Handle
 from fuse_mount.managed import State
 from fuse_mount.nodes import Node, no_such
+from fuse_mount.outcomes import half_of
 from fuse_mount.processes import process_of
 from fuse_mount.protocol import Entry
 from fuse_mount.tree import Caller
 from fuse_mount.working import WorkingCopy
 
 __all__ = ["FencedFiles", "Late"]
-
-_NOBODYS = Digest(bytes(32))
-"""The digest of no content."""
 
 
 class FencedFiles(FencedWriting):
@@ -130,7 +127,7 @@ class FencedFiles(FencedWriting):
             if base is not None and copy.dirty and not copy.is_new and self.others(copy, process):
                 # Half of another program's save is no generation: whatever is derived from
                 # it must not replace the one that the copy was made from.
-                seen = base._replace(generation=base.generation - 1, digest=_NOBODYS)
+                seen = half_of(base)
             credit.note_opened(copy.key, process, seen)
         # Of a new file: whatever was there before is gone, and was judged then.
         elif not (flags & os.O_APPEND or copy.is_new) and credit.is_behind(copy.key, process, base):

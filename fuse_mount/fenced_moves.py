@@ -376,7 +376,7 @@ class FencedMoves(FencedFollowing):
 
     def link(self, caller: Caller, node: Node, parent: Node, name: bytes) -> Entry:
         """One more name; to or from an artifact it is a copy, because a commit would split it."""
-        source, target = self.key_of(node), self.key_at(parent, name)
+        source, target = self.named(node), self.key_at(parent, name)
         if (source is None and target is None) or node.kind != stat.S_IFREG:
             if target is not None:
                 self._make_room(parent, name)

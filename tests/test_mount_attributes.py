@@ -98,12 +98,15 @@ def test_an_attribute_that_was_removed_beside_a_writer_stays_removed(mounted, ro
     assert worn(root)[1] == {}
 
 
-def test_a_peer_that_commits_at_each_moment_disturbs_no_change_of_attributes(mounted, root, bob):
+def test_a_peer_that_commits_at_each_moment_disturbs_no_change_and_no_link(mounted, root, bob):
     node = mounted.node(PLAN)  # the kernel has found it, and asks
     bob.append(PLAN, b"by bob\n")
     mounted.tree.setattr(CALLER, node, Change(1, 0, 0, 0, 0, 0o640, 0, 0))
     mounted.tree.setxattr(node, b"user.a", b"1", 0)
     assert mounted.tree.getxattr(node, b"user.coherence.generation") == b"2"
+    for name in ("free", "plans/second.md"):
+        mounted.tree.link(CALLER, node, *mounted.place(name))
+        assert (root / name).read_bytes() == b"0123456789\n"  # the generation that was found
     assert worn(root) == (0o640, {"user.a": b"1"})
     (root / PLAN).unlink()
     with pytest.raises(OSError) as error:

@@ -168,6 +168,7 @@ def test_a_save_derived_from_half_of_another_programs_save_is_refused(
     mounted.tree.release(reader)
     with pytest.raises(PermissionError):
         replace(mounted, half + b"and more\n", another, path)
+    assert "what this program read was an unfinished save of another program" in mounted.why(path)
     mounted.tree.write(CALLER, number, len(half), memoryview(b"whole\n"))
     mounted.close(number)
     assert (root / path).read_bytes() == half + b"whole\n"
