@@ -6,12 +6,22 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coherent_volume.config import Config, Retention, Rule, parse, render
+from coherent_volume.config import Config, Retention, Rule, checked, parse, render
 from coherent_volume.errors import ConfigurationError
 from coherent_volume.globs import Rules
 from coherent_volume.model import ArtifactKey
 
 _text = st.text(st.characters(exclude_categories=("Cs", "Cc")), min_size=1).filter(str.strip)
+
+
+def _can_match(globs):
+    try:
+        checked(globs, "power")
+    except ConfigurationError:
+        return False
+    return True
+
+
 _texts = st.lists(_text, min_size=1, max_size=3).map(tuple)
 _conflict = st.sampled_from(["refuse", "merge"])
 _blind = st.sampled_from(["since-start", "refuse", "allow"])
@@ -19,7 +29,7 @@ _count = st.integers(1, 2**40)
 _rule = st.builds(Rule, _texts, st.none() | _conflict, st.none() | _blind)
 _config = st.builds(
     Config,
-    _texts,
+    _texts.filter(_can_match),
     st.sampled_from(["power", "process"]),
     st.builds(Retention, _count, _count, _count, _count),
     _conflict,
