@@ -22,7 +22,7 @@ from coherent_volume import (
 )
 from coherent_volume.digest import digest_of
 from coherent_volume.model import ArtifactKey
-from tests.harness.processes import Workers
+from tests.harness.processes import Workers, until
 from tests.harness.workload import count_up
 
 PLAN = "plans/plan.md"
@@ -549,7 +549,8 @@ def test_refusals_of_several_threads_make_their_directory_anew_once(root, alice,
     assert len(kept) == 4
     for name, content in kept:
         assert (root / name).read_text() == content
-    assert len(os.listdir("/proc/self/fd")) == before
+    # The clean-up in the background has one or two open for a moment.
+    until(lambda: len(os.listdir("/proc/self/fd")) <= before, "what was opened is closed")
 
 
 @pytest.mark.invariant("I6")
