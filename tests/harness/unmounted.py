@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import errno
 import os
-import time
 import select
 import struct
+import time
 from typing import NoReturn
 
 from coherent_volume import CoherentVolume
