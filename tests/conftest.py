@@ -22,6 +22,8 @@ import hypothesis
 import pytest
 
 if TYPE_CHECKING:
+    from harness.unmounted import Mounted
+
     from coherent_volume import CoherentVolume
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -255,3 +257,15 @@ def process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Processes]:
     yield processes
     for child in processes.children:
         child.dispose()
+
+
+@pytest.fixture
+def mounted(bob: CoherentVolume, alice: CoherentVolume) -> Iterator[Mounted]:
+    """Alice's mount without a kernel, over a plan that both have read."""
+    from harness.unmounted import Mounted
+
+    bob.read("plans/plan.md")
+    here = Mounted(alice)
+    here.read("plans/plan.md")
+    yield here
+    here.unmount()

@@ -203,18 +203,27 @@ def test_command_under_a_lease_speaks_for_its_holder(root, alice):
     assert entry["session"] == "carol"
 
 
-def test_lease_that_was_lost_is_told_and_the_status_stays_that_of_the_command(
-    root, alice, bob, started
-):
-    popen = alice.start(
-        *("lease", PLAN, "--ttl", "0.3", "--"),
-        *(sys.executable, "-c", "print('in', flush=True); input()"),
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-    )
-    started(popen)
-    assert popen.stdout.readline() == b"in\n"
+@pytest.fixture
+def holding(alice, started):
+    """A command that runs under Alice's lease until it is sent a line."""
+
+    def start(*options):
+        popen = alice.start(
+            *("lease", PLAN, *options, "--"),
+            *(sys.executable, "-c", "print('in', flush=True); input()"),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+        started(popen)
+        assert popen.stdout.readline() == b"in\n"
+        return popen
+
+    return start
+
+
+def test_lease_that_was_lost_is_told_and_the_status_stays_that_of_the_command(bob, holding):
+    popen = holding("--ttl", "0.3")
     assert bob.ok("lease", PLAN, "--break").text == f"{PLAN}: the lease is broken\n"
     reader = threading.Timer(1.0, lambda: None)  # three tries of the renewal
     reader.start()
@@ -224,16 +233,8 @@ def test_lease_that_was_lost_is_told_and_the_status_stays_that_of_the_command(
     assert b"the lease was lost while the command ran" in err
 
 
-def test_lease_that_was_lost_is_told_though_no_renewal_was_due(root, alice, bob, started):
-    popen = alice.start(
-        *("lease", PLAN, "--json", "--"),
-        *(sys.executable, "-c", "print('in', flush=True); input()"),
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-    )
-    started(popen)
-    assert popen.stdout.readline() == b"in\n"
+def test_lease_that_was_lost_is_told_though_no_renewal_was_due(bob, holding):
+    popen = holding("--json")
     bob.ok("lease", PLAN, "--break")
     out, err = popen.communicate(b"\n")
     assert popen.returncode == 0

@@ -10,7 +10,7 @@ import os
 import stat
 
 import pytest
-from harness.unmounted import CALLER, Mounted
+from harness.unmounted import CALLER
 
 from fuse_mount.tree import Change
 
@@ -18,12 +18,10 @@ PLAN = "plans/plan.md"
 
 
 @pytest.fixture
-def mounted(bob, alice):
+def mounted(bob, mounted):
     bob.write(PLAN, b"0123456789\n", overwrite=True)
-    here = Mounted(alice)
-    here.read(PLAN)
-    yield here
-    here.unmount()
+    mounted.read(PLAN)
+    return mounted
 
 
 def worn(root):

@@ -11,7 +11,7 @@ import shutil
 import tracemalloc
 
 import pytest
-from harness.unmounted import CALLER, Mounted, failing
+from harness.unmounted import CALLER, failing, kept_in
 
 from coherent_volume.keeping import Keeping
 from coherent_volume.model import ArtifactKey
@@ -22,21 +22,6 @@ from fuse_mount.keeping import kept_of_the_dead
 from fuse_mount.states import Hold
 
 PLAN = "plans/plan.md"
-
-
-@pytest.fixture
-def mounted(bob, alice):
-    bob.read(PLAN)
-    here = Mounted(alice)
-    here.read(PLAN)
-    yield here
-    here.unmount()
-
-
-def kept_in(root):
-    """The contents of everything in refused/ but the reports."""
-    folder = root / ".coherence" / "refused"
-    return [each.read_bytes() for each in folder.iterdir() if each.suffix != ".report"]
 
 
 def fails_for(monkeypatch, name, *names):

@@ -9,21 +9,11 @@ import fcntl
 import os
 
 import pytest
-from harness.unmounted import Mounted
 
 from fuse_mount.locking import Wanted
 
 PLAN = "plans/plan.md"
 ALICE, OTHER = 1, 2
-
-
-@pytest.fixture
-def mounted(bob, alice):
-    bob.read(PLAN)
-    here = Mounted(alice)
-    here.read(PLAN)
-    yield here
-    here.unmount()
 
 
 def lock(*, is_flock, kind=fcntl.F_WRLCK):

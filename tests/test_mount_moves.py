@@ -10,21 +10,12 @@ import os
 import threading
 
 import pytest
-from harness.unmounted import CALLER, Mounted
+from harness.unmounted import CALLER
 
 from coherent_volume.model import ArtifactKey
 from coherent_volume.syscalls import RENAME_EXCHANGE
 
 PLAN = "plans/plan.md"
-
-
-@pytest.fixture
-def mounted(bob, alice):
-    bob.read(PLAN)
-    here = Mounted(alice)
-    here.read(PLAN)
-    yield here
-    here.unmount()
 
 
 # ── names ────────────────────────────────────────────────────────────────────

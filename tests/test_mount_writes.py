@@ -13,25 +13,17 @@ import subprocess
 
 import pytest
 from harness.mounted import mounts_of, needs_fuse
-from harness.unmounted import CALLER, Mounted
+from harness.unmounted import CALLER, kept_in
 
 PLAN = "plans/plan.md"
 PUNCH_HOLE, KEEP_SIZE = 2, 1
 
 
 @pytest.fixture
-def mounted(bob, alice):
+def mounted(bob, mounted):
     bob.write(PLAN, b"0123456789\n", overwrite=True)
-    here = Mounted(alice)
-    here.read(PLAN)
-    yield here
-    here.unmount()
-
-
-def kept_in(root):
-    """The contents of everything in refused/ but the reports."""
-    folder = root / ".coherence" / "refused"
-    return [each.read_bytes() for each in folder.iterdir() if each.suffix != ".report"]
+    mounted.read(PLAN)
+    return mounted
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ import os
 import select
 import struct
 import time
+from pathlib import Path
 from typing import NoReturn
 
 from coherent_volume import CoherentVolume
@@ -106,6 +107,12 @@ class Mounted:
             time.sleep(0.01)
         # The least: the clean-up in the background has one or two open for a moment.
         return min(counts), os.listdir(self.tree.copies.directory), len(self.tree.nodes._nodes)
+
+
+def kept_in(root: Path) -> list[bytes]:
+    """The contents of everything in refused/ but the reports."""
+    folder = root / ".coherence" / "refused"
+    return [each.read_bytes() for each in folder.iterdir() if each.suffix != ".report"]
 
 
 class Connected:
